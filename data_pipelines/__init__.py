@@ -1,0 +1,1 @@
+"""Data that becomes tasks: generators, files on disk. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""Existing data on disk, read and written as tasks."""

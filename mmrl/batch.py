@@ -1,0 +1,36 @@
+"""What a loss term sees and what it gives back. B rows (completions), T tokens, right-padded; padding never matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LossInputs:
+    """One micro-batch. Everything is float32 nats per token except `mask`; only `logps` (and `entropy`) carry a gradient."""
+
+    logps: Float[Tensor, "b t"]
+    """Policy, now; gradient on."""
+    old_logps: Float[Tensor, "b t"]
+    """The trainer's own forward at the start of the step; equals `logps.detach()` when the step has one update."""
+    advantages: Float[Tensor, "b t"]
+    mask: Bool[Tensor, "b t"]
+    """True = a completion token that counts."""
+    sampling_logps: Float[Tensor, "b t"] | None = None
+    """As the engine reported."""
+    ref_logps: Float[Tensor, "b t"] | None = None
+    entropy: Float[Tensor, "b t"] | None = None
+    """Entropy of the next-token distribution, gradient on."""
+
+
+@dataclass(frozen=True, eq=False)
+class TermOutput:
+    """A term's value per token: not masked, not weighted, not reduced."""
+
+    per_token: Float[Tensor, "b t"]
+    metrics: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
+    """Name -> per-token values; logged as their mean over the tokens that count."""

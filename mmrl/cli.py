@@ -1,0 +1,130 @@
+"""The command line. Every command imports what it needs when it runs, so `mmrl --help` and `mmrl show` never wait for torch."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmrl.errors import MmrlError
+
+app = typer.Typer(
+    help="RL fine-tuning of vision-language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+tasks_app = typer.Typer(help="Make tasks, and look at them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(tasks_app, name="tasks")
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Replace one value; may be repeated.")]
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    max_steps: Annotated[int | None, typer.Option(help="Short for --set trainer.max_steps=N.")] = None,
+    output_dir: Annotated[str | None, typer.Option(help="Short for --set trainer.output_dir=DIR.")] = None,
+) -> None:
+    """Train as RECIPE says; prints the run's folder."""
+    from mmrl.recipe import load_recipe
+
+    overrides = list(overrides or ())
+    if max_steps is not None:
+        overrides.append(f"trainer.max_steps={max_steps}")
+    if output_dir is not None:
+        overrides.append(f"trainer.output_dir={json.dumps(output_dir)}")  # JSON's quotes, so that no folder's name reads as a number
+    checked = load_recipe(recipe, overrides)
+    from mmrl.trainer import train as run_training
+
+    typer.echo(run_training(checked, resume=resume))
+
+
+@app.command("eval")
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="A recipe (its model) or a run's folder (its last checkpoint).")],
+    overrides: Overrides = None,
+) -> None:
+    """Measure the success rate on tasks.eval."""
+    from mmrl.evaluate import evaluate_command
+
+    evaluate_command(target, list(overrides or ()))
+
+
+@app.command()
+def show(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Check RECIPE and print it with its base, the overrides and every default written out."""
+    from mmrl.recipe import load_recipe, to_yaml
+
+    typer.echo(to_yaml(load_recipe(recipe, overrides or ())), nl=False)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
+    """Write the run's report.html; prints its path."""
+    from mmrl.report import write_report
+
+    typer.echo(write_report(run))
+
+
+@app.command()
+def tiny(
+    out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
+    steps: Annotated[int | None, typer.Option(min=0, help="Steps of supervised warm-up; 0 = random weights.")] = None,
+) -> None:
+    """Build the embedded tiny model in a folder of its own; prints the folder. (`path: tiny` in a recipe does this by itself, once.)"""
+    from mmrl.tiny import Made, WarmUp, build_tiny
+
+    typer.echo(build_tiny(out, Made() if steps is None else Made(warm_up=WarmUp(steps=steps))))
+
+
+@tasks_app.command()
+def maze(
+    n: Annotated[int, typer.Option("--n", min=1, help="How many.")],
+    out: Annotated[Path, typer.Option(help="New folder for tasks.jsonl and media/.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    split: Annotated[str, typer.Option(help="train or test; they share no layout.")] = "train",
+    moves: Annotated[str, typer.Option(help='Length of the solution: "a-b" or "n".')] = "1-5",
+    turns: Annotated[str, typer.Option(help='Changes of direction: "a-b" or "n".')] = "0-2",
+    rows: int = 5,
+    cols: int = 5,
+    loops: Annotated[float, typer.Option(help="Share of the inner walls of a tree maze that is opened.")] = 0.0,
+) -> None:
+    """Write N maze tasks; the same call writes the same bytes on every machine."""
+    from data_pipelines.tasks import make_mazes
+
+    written = make_mazes(out, n, seed=seed, split=split, moves=moves, turns=turns, rows=rows, cols=cols, loops=loops)
+    typer.echo(f"{out}: {written} tasks")
+
+
+@tasks_app.command()
+def look(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with a tasks.jsonl.")],
+    out: Annotated[Path | None, typer.Option(help="PNG to write; default: contact_sheet.png in DIR.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Tasks shown.")] = 24,
+) -> None:
+    """Draw tasks, evenly spread over a data set, on one PNG."""
+    from data_pipelines.tasks import look as draw
+
+    png = out if out is not None else folder / "contact_sheet.png"
+    typer.echo(f"{png}: {draw(folder, png, count)} tasks")
+
+
+def main() -> None:
+    """Entry point: what a user can mend is one paragraph and exit code 2; anything else is a bug and keeps its traceback."""
+    sys.path.append(os.getcwd())  # so that `use: my_module:MyTerm` finds a file next to the recipe; last, so that it shadows nothing
+    try:
+        app()
+    except MmrlError as error:
+        print(f"mmrl: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Rollout engines: prompts in, token ids with their log-probabilities out."""

@@ -1,0 +1,170 @@
+"""Evaluation: the walk without the update. Success on a fixed set of tasks, with intervals, pass@k and a table by difficulty."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrl.errors import RecipeError
+from mmrl.metrics import save_picture, write_json
+from mmrl.models.processor import PromptMaker
+from mmrl.protocols import Reward, RolloutEngine, Sampling, TaskSource
+from mmrl.samplers import first_keys
+from mmrl.strategies.plain import Plain
+from mmrl.types import Group, TaskKey
+
+EXAMPLES = 12
+
+
+def evaluate(
+    source: TaskSource,
+    keys: Sequence[TaskKey],
+    engine: RolloutEngine,
+    make_prompts: PromptMaker,
+    success: Reward,
+    sampling: Sampling,
+    *,
+    num_generations: int = 1,
+    ks: Sequence[int] = (1,),
+    batch_size: int = 64,
+    run: Path | None = None,
+) -> dict[str, Any]:
+    """Success rate of the engine's policy on the tasks `keys`, as plain JSON.
+
+    `success`: mean over all completions; `interval`: 95 % (Wilson with one completion a task, else bootstrap over tasks); `pass@k` unbiased
+    (arXiv:2107.03374, eq. 1); `table`: by the task's meta "moves" and "turns" where it has them, else by bucket. With `run`, the
+    pictures of a few examples are saved in it.
+    """
+    if max(ks) > num_generations:
+        raise RecipeError(f"eval.k: pass@{max(ks)} needs at least {max(ks)} completions a task; num_generations is {num_generations}")
+    strategy = Plain()
+    rates: list[np.ndarray] = []
+    groups: list[Group] = []
+    for at in range(0, len(keys), batch_size):
+        tasks = [source.task(key) for key in keys[at : at + batch_size]]
+        for group in strategy(tasks, engine, make_prompts, num_generations, sampling):
+            solved = success(group) >= 1
+            rates.append(solved)
+            wanted = run is not None and len(groups) < EXAMPLES
+            groups.append(group if wanted else replace(group, rollouts=()))
+    solved = np.array(rates, np.float64)
+    result: dict[str, Any] = {
+        "tasks": len(keys),
+        "sampling": {
+            "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k, "num_generations": num_generations,
+            "max_completion_length": sampling.max_completion_length, "seed": sampling.seed,
+        },
+        "success": float(solved.mean()),
+        "interval": list(wilson(solved.sum(), len(solved)) if num_generations == 1 else bootstrap(solved.mean(1))),
+        "table": _table(keys, groups, solved.mean(1)),
+    }  # fmt: skip
+    result |= {f"pass@{k}": float(np.mean([pass_at_k(num_generations, int(row.sum()), k) for row in solved])) for k in ks}
+    if run is not None:
+        result["examples"] = [_example(run, group, row) for group, row in zip(groups[:EXAMPLES], solved, strict=False)]
+    return result
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Chance that k of n completions hold a correct one: 1 - C(n - c, k) / C(n, k) (arXiv:2107.03374, eq. 1)."""
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a proportion; 95 % at z = 1.96."""
+    p = successes / n
+    middle, half = (p + z * z / (2 * n)), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
+
+
+def bootstrap(rates: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+    """95 % percentile interval of the mean over tasks, tasks resampled; the draws are keyed by nothing but their number, so it repeats."""
+    from mmrl.seeding import stream
+
+    picks = stream("bootstrap", len(rates), draws).integers(0, len(rates), (draws, len(rates)))
+    low, high = np.percentile(rates[picks].mean(1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def table_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """ "eval/success", its parts by moves (or bucket), and pass@k, under the names of metrics.jsonl."""
+    out = {"eval/success": float(result["success"])}
+    out |= {f"eval/{key}": float(value) for key, value in result.items() if key.startswith("pass@")}
+    by: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for cell in result["table"]:
+        by[f"moves={cell['moves']}" if "moves" in cell else str(cell["bucket"])].append((cell["n"], cell["success"]))
+    for name, cells in by.items():
+        if name:
+            out[f"eval/success/{name}"] = sum(n * rate for n, rate in cells) / sum(n for n, _ in cells)
+    return out
+
+
+def write_evaluation(run: Path, step: int, result: Mapping[str, Any]) -> Path:
+    path = run / "eval" / f"step-{step:06d}.json"
+    write_json(path, {"step": step, **result})
+    return path
+
+
+def _table(keys: Sequence[TaskKey], groups: Sequence[Group], rates: np.ndarray) -> list[dict[str, Any]]:
+    cells: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for key, group, rate in zip(keys, groups, rates, strict=True):
+        meta = group.task.meta
+        cell = (meta["moves"], meta["turns"]) if "moves" in meta and "turns" in meta else (key.bucket,)
+        cells[cell].append(float(rate))
+    names = {2: ("moves", "turns"), 1: ("bucket",)}
+    return [
+        {**dict(zip(names[len(cell)], cell, strict=True)), "n": len(values), "success": float(np.mean(values))}
+        for cell, values in sorted(cells.items())
+    ]
+
+
+def _example(run: Path, group: Group, solved: np.ndarray) -> dict[str, Any]:
+    task = group.task
+    images = [path for media in task.media for path in save_picture(run, media)]
+    return {
+        "task_id": task.id, "meta": dict(task.meta), "solution": task.solution, "completion": group.rollouts[0].completion.text,
+        "success": bool(solved[0]), "image": images[0] if images else None,
+    }  # fmt: skip
+
+
+def evaluate_command(target: str, overrides: list[str]) -> None:
+    """`mmrl eval RECIPE|RUN`: evaluates a recipe's model, or a run's last checkpoint, on the recipe's eval tasks."""
+    import json
+
+    from rich.console import Console
+
+    from mmrl.checkpoint import latest_checkpoint
+    from mmrl.engines.hf import HFEngine  # noqa: F401 (named in recipes)
+    from mmrl.models.load import load_policy
+    from mmrl.recipe import load_recipe
+
+    path = Path(target)
+    run = path if path.is_dir() else None
+    recipe = load_recipe(path / "recipe.yaml" if run else path, overrides)
+    if recipe.tasks.eval is None:
+        raise RecipeError(f"{target}: tasks.eval is empty; name a task source to evaluate on")
+    checkpoint = latest_checkpoint(path) if run else None
+    if run and checkpoint is None:
+        raise RecipeError(f"{target}: the run has no checkpoint yet; train it first, or give a recipe")
+    model = replace(recipe.model, path=str(checkpoint), lora=None) if checkpoint else recipe.model
+    source = recipe.tasks.eval.build()
+    success, engine = recipe.success.build(), recipe.rollout.engine.build()
+    policy, processor = load_policy(model)
+    engine.attach(processor)
+    engine.load_policy(policy, 0)
+    section = recipe.eval
+    sampling = Sampling(
+        section.temperature, section.top_p, section.top_k, recipe.rollout.max_completion_length, recipe.rollout.stop, recipe.trainer.seed
+    )
+    result = evaluate(
+        source, first_keys(source, section.tasks), engine, PromptMaker(processor, policy.layout), success, sampling,
+        num_generations=section.num_generations, ks=section.k, batch_size=recipe.trainer.eval_batch_size,
+    )  # fmt: skip
+    if run and checkpoint:
+        write_json(run / "eval" / f"{checkpoint.name}.json", {"step": int(checkpoint.name.split("-")[-1]), **result})
+    Console().print_json(json.dumps({k: v for k, v in result.items() if k != "examples"}))

@@ -1,0 +1,1 @@
+"""The walk of a step, one file per arrow."""

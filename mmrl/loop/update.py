@@ -1,0 +1,184 @@
+"""Samples -> gradient. Rows are forwarded in micro-batches that share prompts; each row's share of the loss was fixed in `credit`, so how
+rows are cut changes nothing but memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmrl.batch import LossInputs
+from mmrl.models.policy import Policy
+from mmrl.models.stream import build_stream
+from mmrl.protocols import LossTerm, Schedule
+from mmrl.types import Sample
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A loss term, its factor (a number or a schedule of the step), and the name its metrics carry."""
+
+    term: LossTerm
+    weight: float | Schedule
+    name: str
+
+    def at(self, step: int) -> float:
+        return float(self.weight(step)) if callable(self.weight) else self.weight
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How rows become log-probabilities: one setting for every pass of a step."""
+
+    temperature: float
+    rows: int
+    """Rows of a micro-batch (`per_device_train_batch_size`)."""
+    form: Literal["packed", "naive"]
+    pad_id: int
+
+    def micro_batches(self, samples: Sequence[Sample]) -> Iterator[list[int]]:
+        """Indices of `samples`, rows of one prompt together, the shorter first."""
+        prompts: dict[int, int] = {}
+        for sample in samples:
+            prompts.setdefault(id(_prompt(sample)), len(prompts))
+        order = sorted(range(len(samples)), key=lambda i: (prompts[id(_prompt(samples[i]))], len(samples[i].advantages), i))
+        for at in range(0, len(order), self.rows):
+            yield order[at : at + self.rows]
+
+    def __call__(self, policy: Policy, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies float32 [n], row after row."""
+        rows = [(_prompt(s), s.rollout.completion.ids) for s in samples]
+        stream = build_stream(rows, policy.layout, self.pad_id, self.form).to(policy.device)
+        logps, entropy = policy(stream, self.temperature, True)
+        assert entropy is not None
+        return logps, entropy
+
+    def logps(self, policy: Policy, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """Log-probabilities without gradient, float32 [T] per sample, by the very same micro-batches as the update's."""
+        out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(samples)
+        with torch.no_grad():
+            for indices in self.micro_batches(samples):
+                logps, _ = self(policy, [samples[i] for i in indices])
+                for i, row in zip(indices, logps.cpu().split([len(samples[i].advantages) for i in indices]), strict=True):
+                    out[i] = row.numpy()
+        return out
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What was computed before the update, one array per sample; None = not needed."""
+
+    old_logps: Sequence[np.ndarray] | None
+    ref_logps: Sequence[np.ndarray] | None
+
+
+class TokenMeans:
+    """Means over all tokens that count, across micro-batches, updates and ranks."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, float] = {}
+        self.maxima: dict[str, float] = {}
+
+    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
+        kept = values.detach()[mask].double()
+        self.sums[name] = self.sums.get(name, 0.0) + float(kept.sum())
+        self.counts[name] = self.counts.get(name, 0.0) + kept.numel()
+
+    def maximum(self, name: str, values: Tensor, mask: Tensor) -> None:
+        kept = values.detach()[mask]
+        if kept.numel():
+            self.maxima[name] = max(self.maxima.get(name, -np.inf), float(kept.max()))
+
+
+def accumulate(
+    policy: Policy, forward: Forward, samples: Sequence[Sample], passes: Passes, terms: Sequence[WeightedTerm], step: int, means: TokenMeans
+) -> float:
+    """Adds the gradient of the update's loss to the policy's parameters and returns this rank's share of the loss.
+
+    Rows whose every active term is zero are not forwarded; they stay in the denominators, which `credit` has set.
+    """
+    active = [(term, term.at(step)) for term in terms]
+    active = [(term, weight) for term, weight in active if weight != 0]
+    total = 0.0
+    for indices in forward.micro_batches(samples):
+        indices = [i for i in indices if _matters(samples[i], active)]
+        if not indices:
+            continue
+        rows = [samples[i] for i in indices]
+        logps, entropy = forward(policy, rows)
+        x = _inputs(rows, indices, logps, entropy, passes)
+        weights = _padded([s.token_weights for s in rows], logps.device)
+        loss = torch.zeros((), device=logps.device)
+        for term, weight in active:
+            out = term.term(x)
+            loss = loss + weight * (out.per_token * weights).sum()
+            for name, values in out.metrics.items():
+                means.add(name, values, x.mask)
+        _gap_metrics(means, x)
+        if loss.requires_grad:
+            loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _matters(sample: Sample, active: Sequence[tuple[WeightedTerm, float]]) -> bool:
+    if not sample.token_weights.any():
+        return False
+    return bool(sample.advantages.any()) or any(not getattr(term.term, "zero_without_advantage", False) for term, _ in active)
+
+
+def _inputs(rows: Sequence[Sample], indices: Sequence[int], logps: Tensor, entropy: Tensor, passes: Passes) -> LossInputs:
+    lengths = [len(s.advantages) for s in rows]
+    device = logps.device
+    now = _spread(logps, lengths)
+    mask = torch.arange(max(lengths), device=device)[None] < torch.tensor(lengths, device=device)[:, None]
+    return LossInputs(
+        logps=now,
+        old_logps=now.detach() if passes.old_logps is None else _padded([passes.old_logps[i] for i in indices], device),
+        advantages=_padded([s.advantages for s in rows], device),
+        mask=mask,
+        sampling_logps=_padded([s.rollout.completion.sampling_logps for s in rows], device),
+        ref_logps=None if passes.ref_logps is None else _padded([passes.ref_logps[i] for i in indices], device),
+        entropy=_spread(entropy, lengths),
+    )
+
+
+def _gap_metrics(means: TokenMeans, x: LossInputs) -> None:
+    assert x.sampling_logps is not None
+    assert x.entropy is not None
+    gap = (x.old_logps - x.sampling_logps).abs()
+    means.add("sampling/sampling_logp_difference/mean", gap, x.mask)
+    means.maximum("sampling/sampling_logp_difference/max", gap, x.mask)
+    means.add("entropy", x.entropy, x.mask)
+
+
+def _prompt(sample: Sample):
+    prompt = sample.rollout.train_prompt
+    assert prompt is not None
+    return prompt
+
+
+def _spread(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[n] row after row -> [B, T], zeros on the right."""
+    return torch.nn.utils.rnn.pad_sequence(list(values.split(list(lengths))), batch_first=True)
+
+
+def _padded(arrays: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(a) for a in arrays], batch_first=True).to(device)
+
+
+def reduce_means(means: TokenMeans, everyone: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """One number a metric from all ranks' sums, counts and maxima."""
+    out: dict[str, float] = {}
+    names = {name for rank in everyone for name in rank["sums"]}
+    for name in sorted(names):
+        count = sum(rank["counts"].get(name, 0.0) for rank in everyone)
+        out[name] = sum(rank["sums"].get(name, 0.0) for rank in everyone) / count if count else float("nan")
+    for name in sorted({name for rank in everyone for name in rank["maxima"]}):
+        out[name] = max(rank["maxima"].get(name, -np.inf) for rank in everyone)
+    return out

@@ -1,0 +1,219 @@
+"""The run folder: metrics.jsonl, manifest.json, rollouts/*.parquet, eval/*.json. What is on disk is whole after a kill at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from mmrl.types import Media, ScoredGroup
+
+VERSIONED = ("mmrl-vlm", "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow", "peft", "vllm")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all: written beside its place, synced, renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line; NaN and infinities become null."""
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        """Goes on after the first `size` bytes and drops what a stopped run wrote after its last checkpoint."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        if path.stat().st_size < size:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, its checkpoint was made at {size}: it was cut or replaced")
+        os.truncate(path, size)
+        self._file = path.open("a")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Puts all lines on the disk; returns the file's size in bytes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def manifest(name: str, seed: int, parameters: int) -> dict[str, Any]:
+    """What made a run: versions, commit, machine, command, seed."""
+    versions = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "name": name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "finished": None,
+        "status": "running",
+        "commit": source_commit(),
+        "command": " ".join(sys.argv),
+        "seed": seed,
+        "model_parameters": parameters,
+        "versions": versions,
+        "machine": machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    cpu = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform()}
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def source_commit() -> str | None:
+    """Commit of the source tree that mmrl runs from, with "+" if the tree has changes; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        status = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if status.strip() else "")
+
+
+def save_picture(run: Path, media: Media) -> list[str]:
+    """Writes each frame once as PNG under rollouts/media and returns the paths, relative to the run folder."""
+    paths = []
+    for frame in media.frames:
+        name = f"rollouts/media/{hashlib.sha256(frame.tobytes() + str(frame.shape).encode()).hexdigest()[:24]}.png"
+        if not (run / name).exists():
+            (run / name).parent.mkdir(parents=True, exist_ok=True)
+            buffer = io.BytesIO()
+            Image.fromarray(frame).save(buffer, format="PNG")
+            (run / name).write_bytes(buffer.getvalue())
+        paths.append(name)
+    return paths
+
+
+def write_rollouts(
+    run: Path,
+    step: int,
+    scored: Sequence[ScoredGroup],
+    success: Sequence[np.ndarray],
+    advantages: Mapping[int, float],
+    logps: Mapping[int, np.ndarray],
+    tokenizer: Any,
+) -> Path:
+    """rollouts/step-<step>.parquet, one row a rollout. `advantages` (mean over tokens) and `logps` go by id() of the rollout."""
+    rows = []
+    for group, solved in zip(scored, success, strict=True):
+        task = group.group.task
+        images = [path for media in task.media for path in save_picture(run, media)]
+        for n, rollout in enumerate(group.group.rollouts):
+            completion = rollout.completion
+            rows.append(
+                {
+                    "step": step, "policy_version": completion.policy_version, "task_id": task.id, "rollout": n, "arm": rollout.arm,
+                    "prompt": rollout.prompt.text, "completion": completion.text, "finish": completion.finish, "solution": task.solution,
+                    "meta": json.dumps(dict(task.meta)), "images": images, "reward": float(group.rewards[n]),
+                    "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}), "advantage": advantages.get(id(rollout), 0.0),
+                    "success": float(solved[n]), "tokens": [tokenizer.decode([i]) for i in completion.ids],
+                    "sampling_logps": completion.sampling_logps.tolist(),
+                    "logps": None if id(rollout) not in logps else logps[id(rollout)].tolist(), "entropy": None,
+                }
+            )  # fmt: skip
+    path = run / "rollouts" / f"step-{step:06d}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    floats = pa.list_(pa.float32())
+    schema = pa.schema(
+        [("step", pa.int64()), ("policy_version", pa.int64()), ("task_id", pa.string()), ("rollout", pa.int64()), ("arm", pa.string()),
+         ("prompt", pa.string()), ("completion", pa.string()), ("finish", pa.string()), ("solution", pa.string()), ("meta", pa.string()),
+         ("images", pa.list_(pa.string())), ("reward", pa.float32()), ("parts", pa.string()), ("advantage", pa.float32()),
+         ("success", pa.float32()), ("tokens", pa.list_(pa.string())), ("sampling_logps", floats), ("logps", floats), ("entropy", floats)]
+    )  # fmt: skip
+    part = path.with_name(f".{path.name}.part")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
+    part.rename(path)
+    return path
+
+
+@dataclass(frozen=True, eq=False)
+class GroupNumbers:
+    """A scored group without its texts and pictures: what ranks exchange to log a step."""
+
+    rewards: np.ndarray
+    parts: Mapping[str, np.ndarray]
+    success: np.ndarray
+    lengths: np.ndarray
+    truncated: np.ndarray
+    prompt_length: int
+
+    @classmethod
+    def of(cls, scored: ScoredGroup, success: np.ndarray) -> GroupNumbers:
+        rollouts = scored.group.rollouts
+        return cls(
+            rewards=scored.rewards,
+            parts=scored.parts,
+            success=success,
+            lengths=np.array([len(r.completion.ids) for r in rollouts]),
+            truncated=np.array([r.completion.finish == "length" for r in rollouts]),
+            prompt_length=len(rollouts[0].prompt.ids),
+        )
+
+
+def rollout_metrics(groups: Sequence[GroupNumbers]) -> dict[str, float]:
+    """One step's rollouts in numbers, under TRL's names. A failed reward (NaN) is left out of means and counted in rewards/failed."""
+    scored = [g.rewards[~np.isnan(g.rewards)] for g in groups]
+    spread = np.array([r.std(ddof=1) if len(r) > 1 else 0.0 for r in scored])
+    rewards = np.concatenate(scored)
+    lengths = np.concatenate([g.lengths for g in groups])
+    out = {
+        "reward": float(rewards.mean()) if len(rewards) else float("nan"),
+        "reward_std": float(spread.mean()),
+        "frac_reward_zero_std": float(np.mean(spread < 1e-8)),
+        "success": float(np.mean([np.mean(g.success >= 1) for g in groups])),
+        "completions/mean_length": float(lengths.mean()),
+        "completions/min_length": float(lengths.min()),
+        "completions/max_length": float(lengths.max()),
+        "completions/clipped_ratio": float(np.concatenate([g.truncated for g in groups]).mean()),
+        "rewards/failed": float(sum(np.isnan(g.rewards).sum() for g in groups)),
+    }
+    for name in groups[0].parts:
+        values = np.concatenate([g.parts[name] for g in groups])
+        values = values[~np.isnan(values)]
+        if len(values):
+            out |= {f"rewards/{name}/mean": float(values.mean()), f"rewards/{name}/std": float(values.std())}
+    return out
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if math.isfinite(float(value)) else None

@@ -1,0 +1,1 @@
+"""Models: loading, prompts, packed streams, and the log-probabilities of completions."""

@@ -1,0 +1,75 @@
+"""Rotary positions of a prompt, computed here and passed to every forward: engine, trainer and tests share one rule.
+
+Qwen2.5-VL's multimodal rotary embedding (arXiv:2502.13923, section 2.1.2) gives each token three numbers (time, height, width). Text
+counts up by one on all three; a picture or clip lays its merged patches on a grid from where the text stopped; the text after it starts
+one past the largest number on any axis. transformers 5 departs from that last rule after long videos; vLLM and the original code follow
+it, and so do we.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class VisionLayout:
+    """What of a model's configuration decides positions."""
+
+    image_token_id: int
+    video_token_id: int
+    merge_size: int
+    """Patches per token along height and along width."""
+    tokens_per_second: float
+    """Time positions per second of video."""
+
+
+def mrope_positions(
+    ids: np.ndarray,
+    layout: VisionLayout,
+    image_grid_thw: Sequence[Sequence[int]] = (),
+    video_grid_thw: Sequence[Sequence[int]] = (),
+    second_per_grid_ts: Sequence[float] = (),
+) -> np.ndarray:
+    """int64 [3, P] positions (time, height, width) of the expanded prompt `ids` int64 [P].
+
+    Grids are in patches, (frames / temporal patch, height, width), in the order of the prompt. Raises ValueError if the placeholders
+    and the grids do not match.
+    """
+    images, videos = iter(image_grid_thw), iter(zip(video_grid_thw, second_per_grid_ts, strict=True))
+    positions = np.empty((3, len(ids)), np.int64)
+    start, at = 0, 0
+    for begin, end in _runs(np.isin(ids, (layout.image_token_id, layout.video_token_id))):
+        positions[:, at:begin] = start + np.arange(begin - at)
+        start += begin - at
+        at = begin
+        while at < end:
+            is_image = ids[at] == layout.image_token_id
+            grid, seconds = (next(images, None), 0.0) if is_image else next(videos, (None, 0.0))
+            if grid is None:
+                raise ValueError(f"token {at}: a {'picture' if is_image else 'video'} placeholder without a grid")
+            block = _grid_positions(grid, layout, seconds)
+            if at + block.shape[1] > end:
+                raise ValueError(f"token {at}: grid {list(grid)} needs {block.shape[1]} placeholders, the prompt has {end - at}")
+            positions[:, at : at + block.shape[1]] = start + block
+            start += int(block.max()) + 1
+            at += block.shape[1]
+    positions[:, at:] = start + np.arange(len(ids) - at)
+    left = sum(1 for _ in images) + sum(1 for _ in videos)
+    if left:
+        raise ValueError(f"{left} grids have no placeholder in the prompt")
+    return positions
+
+
+def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
+    """[begin, end) of every stretch of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(np.int8), [0]))))
+    return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
+
+
+def _grid_positions(grid: Sequence[int], layout: VisionLayout, second_per_grid: float) -> np.ndarray:
+    """int64 [3, tokens] from 0. Time advances by whole positions: floor(frame * seconds per grid * positions per second)."""
+    frames, height, width = int(grid[0]), int(grid[1]) // layout.merge_size, int(grid[2]) // layout.merge_size
+    time = (np.arange(frames) * second_per_grid * layout.tokens_per_second).astype(np.int64)
+    axes = np.meshgrid(time, np.arange(height), np.arange(width), indexing="ij")
+    return np.stack([axis.reshape(-1) for axis in axes])

@@ -1,0 +1,107 @@
+"""Tasks to prompts: chat template, pictures to patches, placeholders expanded. Each task is processed once; the same arrays feed the
+engine, the update and every other pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmrl.errors import TaskError
+from mmrl.models.positions import VisionLayout, mrope_positions
+from mmrl.types import Media, Prompt, Task
+
+
+@dataclass(frozen=True, eq=False)
+class PromptMaker:
+    """Wraps a model's own processor. `layout` says how its vision tokens are laid out."""
+
+    processor: Any
+    layout: VisionLayout
+    max_prompt_length: int | None = None
+    """Longest prompt in tokens; None = no limit. Vision-token counts cannot be cut, so a longer prompt is an error."""
+    _texts: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Prompt]:
+        """One prompt a task, in order. Pictures of one size go through the image processor in one call."""
+        images = [m for task in tasks for m in task.media if not m.is_video]
+        videos = [m for task in tasks for m in task.media if m.is_video]
+        image_items = iter(self._images(images))
+        video_items = iter([self._video(m) for m in videos])
+        return [self._prompt(task, [next(video_items if m.is_video else image_items) for m in task.media]) for task in tasks]
+
+    def _images(self, images: Sequence[Media]) -> list[dict[str, np.ndarray]]:
+        if not images:
+            return []
+        pictures = [torch.from_numpy(m.frames[0]).permute(2, 0, 1) for m in images]
+        out = self.processor.image_processor(images=pictures, return_tensors="pt")
+        grids = out["image_grid_thw"].numpy()
+        ends = np.cumsum(grids.prod(-1))[:-1]
+        patches = np.split(out["pixel_values"].numpy(), ends)
+        return [{"pixel_values": p, "image_grid_thw": g[None]} for p, g in zip(patches, grids, strict=True)]
+
+    def _video(self, video: Media) -> dict[str, np.ndarray]:
+        assert video.timestamps_s is not None
+        frames = torch.from_numpy(video.frames).permute(0, 3, 1, 2)
+        out = self.processor.video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
+        span = float(video.timestamps_s[-1] - video.timestamps_s[0])
+        seconds_per_frame = span / (len(video.frames) - 1) if len(video.frames) > 1 else 1.0
+        return {
+            "pixel_values_videos": out["pixel_values_videos"].numpy(),
+            "video_grid_thw": out["video_grid_thw"].numpy(),
+            "second_per_grid_ts": np.array([seconds_per_frame * self.processor.video_processor.temporal_patch_size]),
+        }
+
+    def _prompt(self, task: Task, items: Sequence[Mapping[str, np.ndarray]]) -> Prompt:
+        text, short_ids = self._tokenized(task)
+        ids = self._expand(task, short_ids, items)
+        names = sorted({name for item in items for name in item})
+        mm_inputs = {name: np.concatenate([item[name] for item in items if name in item]) for name in names}
+        return Prompt(task=task, text=text, ids=ids, mm_inputs=mm_inputs)
+
+    def _tokenized(self, task: Task) -> tuple[str, np.ndarray]:
+        """Templated text and its ids with one placeholder a medium; tasks often share their words, so both are kept."""
+        key = repr(task.messages)
+        if key not in self._texts:
+            if len(self._texts) > 4096:
+                self._texts.clear()
+            text = self.processor.apply_chat_template([dict(m) for m in task.messages], tokenize=False, add_generation_prompt=True)
+            ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+            self._texts[key] = (text, np.array(ids, np.int64))
+        return self._texts[key]
+
+    def _expand(self, task: Task, ids: np.ndarray, items: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+        """Repeats each placeholder as often as its medium has vision tokens."""
+        places = np.flatnonzero(np.isin(ids, (self.layout.image_token_id, self.layout.video_token_id)))
+        kinds = ["video_grid_thw" if ids[p] == self.layout.video_token_id else "image_grid_thw" for p in places]
+        have = [next(name for name in item if name.endswith("_grid_thw")) for item in items]
+        if kinds != have:
+            asked, brought = [k.split("_")[0] for k in kinds], [k.split("_")[0] for k in have]
+            raise TaskError(
+                f"task {task.id}: the prompt asks for {asked} and the task brings {brought}; "
+                'write one content part {"type": "image"} or {"type": "video"} for each medium, in order'
+            )
+        repeats = np.ones(len(ids), np.int64)
+        for place, item, kind in zip(places, items, kinds, strict=True):
+            repeats[place] = int(item[kind][0].prod()) // self.layout.merge_size**2
+        expanded = np.repeat(ids, repeats)
+        if self.max_prompt_length is not None and len(expanded) > self.max_prompt_length:
+            raise TaskError(
+                f"task {task.id}: its prompt has {len(expanded)} tokens, the limit is {self.max_prompt_length}; "
+                "make the picture smaller, shorten the text, or raise the limit"
+            )
+        if np.isin(expanded[-1], (self.layout.image_token_id, self.layout.video_token_id)):
+            raise TaskError(f"task {task.id}: its prompt ends in a picture; the chat template must end in text")
+        return expanded
+
+
+def prompt_positions(prompt: Prompt, layout: VisionLayout) -> np.ndarray:
+    """int64 [3, P] rotary positions of a prompt; its completion goes on at `max + 1`."""
+    mm = prompt.mm_inputs
+    empty = np.zeros((0, 3), np.int64)
+    return mrope_positions(
+        prompt.ids, layout, mm.get("image_grid_thw", empty), mm.get("video_grid_thw", empty), mm.get("second_per_grid_ts", np.zeros(0))
+    )

@@ -1,0 +1,128 @@
+"""The interfaces. Components meet them by having the method; frozen dataclasses, so the fields are the configuration.
+
+Above the torch line: torch names appear only for the type checker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from mmrl.types import Completion, Group, GroupRewards, Media, Prompt, Task, TaskKey
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mmrl.batch import LossInputs, TermOutput
+
+
+class TaskSource(Protocol):
+    """Tasks by key: a pure function of (bucket, index), so any process may ask for any task at any time."""
+
+    @property
+    def buckets(self) -> Sequence[str]:
+        """Difficulty classes, easiest first; ("",) where there are none."""
+        ...
+
+    def size(self, bucket: str) -> int | None:
+        """Number of tasks in the bucket; None = endless."""
+        ...
+
+    def task(self, key: TaskKey) -> Task: ...
+
+
+class TaskSampler(Protocol):
+    """Which tasks a step uses. Sees outcomes of past steps, never rewards in flight; its state is small JSON."""
+
+    def draw(self, source: TaskSource, step: int, count: int) -> list[TaskKey]: ...
+
+    def observe(self, step: int, outcomes: Mapping[TaskKey, float]) -> None:
+        """`outcomes`: success rate in [0, 1] of each task's group at this step, all ranks together."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn."""
+
+    temperature: float = 1.0
+    """> 0 samples; 0 takes the likeliest token (evaluation only)."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 = all."""
+    max_completion_length: int = 256
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion, kept in it."""
+    seed: int = 0
+    step: int = 0
+
+
+class RolloutEngine(Protocol):
+    def generate(self, prompts: Sequence[Prompt], num_generations: int, sampling: Sampling) -> list[list[Completion]]:
+        """`num_generations` completions for each prompt, in prompt order. Draw j of a prompt depends on
+        (seed, step, task id, j) alone, not on what else is in the batch."""
+        ...
+
+    def attach(self, processor: Any) -> None:
+        """Called once, before the first `generate`, with the model's processor."""
+        ...
+
+    def load_policy(self, policy: nn.Module, version: int) -> None:
+        """Samples from these weights from now on; `version` counts optimizer steps."""
+        ...
+
+
+class RolloutStrategy(Protocol):
+    def __call__(
+        self,
+        tasks: Sequence[Task],
+        engine: RolloutEngine,
+        make_prompts: Callable[[Sequence[Task]], list[Prompt]],
+        num_generations: int,
+        sampling: Sampling,
+    ) -> list[Group]: ...
+
+
+class Reward(Protocol):
+    per_completion: ClassVar[bool]
+    """True: each rollout is scored by itself, so a failure costs that rollout only."""
+
+    def __call__(self, group: Group) -> np.ndarray:
+        """float32 [G]; NaN = not scored."""
+        ...
+
+
+class AdvantageEstimator(Protocol):
+    def __call__(self, groups: Sequence[GroupRewards]) -> list[list[np.ndarray]]:
+        """All groups of the step, all ranks together -> per group, per rollout float32 [T_i]."""
+        ...
+
+
+class LossTerm(Protocol):
+    needs: ClassVar[frozenset[str]]
+    """What `LossInputs` must carry beyond the policy's own logps: "old_logps", "ref_logps", "entropy", "sampling_logps"."""
+
+    def __call__(self, x: LossInputs) -> TermOutput: ...
+
+
+class Correction(Protocol):
+    """Weights that make up for an engine that samples from another distribution than the trainer's."""
+
+    def __call__(self, x: LossInputs) -> Any:
+        """float32 [B, T], no gradient."""
+        ...
+
+
+class Schedule(Protocol):
+    def __call__(self, step: int) -> float: ...
+
+
+class Perturbation(Protocol):
+    def __call__(self, media: Media, rng: np.random.Generator) -> Media: ...

@@ -1,0 +1,89 @@
+"""What no single key of a recipe can know: paths that must exist, names that must differ, settings that contradict each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmrl.check import Checker
+from mmrl.component import declaration
+
+if TYPE_CHECKING:
+    from mmrl.recipe import Recipe
+
+
+def check_together(recipe: Recipe, checker: Checker) -> None:
+    """Adds a problem to `checker` for each contradiction in a recipe whose keys are fine one by one."""
+    _check_paths(recipe, checker)
+    _check_names(recipe, checker)
+    _check_sampling(recipe, checker)
+    _check_steps(recipe, checker)
+
+
+def _check_paths(recipe: Recipe, checker: Checker) -> None:
+    for name, path in (("path", recipe.model.path), ("reference", recipe.model.reference)):
+        if path is not None and path != "tiny" and not _is_model(path):
+            is_folder = Path(path).expanduser().is_dir()
+            problem = "the folder has no config.json" if is_folder else "no such folder, and no hub id owner/name"
+            checker.problem(f"model.{name}", f"got {path!r}; {problem}")
+    for name, source in (("train", recipe.tasks.train), ("eval", recipe.tasks.eval)):
+        path = source.fields.get("path") if source is not None else None
+        if isinstance(path, str) and not Path(path).exists():
+            checker.problem(f"tasks.{name}.path", f"got {path!r}; no such file or folder (paths start at the current folder, {Path.cwd()})")
+
+
+def _is_model(path: str) -> bool:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return (folder / "config.json").is_file()
+    looks_local = path.startswith((".", "/", "~")) or path.endswith("/")
+    return not looks_local and 1 <= len(path.split("/")) <= 2 and " " not in path
+
+
+def _check_names(recipe: Recipe, checker: Checker) -> None:
+    for section, entries in (("rewards", recipe.rewards), ("losses", recipe.losses)):
+        seen: set[str] = set()
+        for index, entry in enumerate(entries):
+            if entry.name in seen:
+                checker.problem(f"{section}.{index}.name", f"{entry.name!r} stands twice in {section}; give one of them another name")
+            seen.add(entry.name)
+
+
+def _check_sampling(recipe: Recipe, checker: Checker) -> None:
+    rollout, evaluation = recipe.rollout, recipe.eval
+    least = declaration(recipe.advantage.target).constants.get("min_generations", 1)
+    if rollout.num_generations < least:
+        use = recipe.advantage.use
+        message = f"got {rollout.num_generations}; the advantage {use} compares completions of one task and needs at least {least}"
+        checker.problem("rollout.num_generations", f"{message}; raise it, or use reinforce_pp")
+    for name, value, neutral in (("top_p", rollout.top_p, 1.0), ("top_k", rollout.top_k, 0)):
+        if value != neutral:
+            why = "the trainer's log-probabilities are of the whole distribution, so training would be off-policy"
+            checker.problem(f"rollout.{name}", f"got {value}; {why}. Use {neutral} and rollout.temperature; eval.{name} is free")
+    for index, k in enumerate(evaluation.k):
+        if k > evaluation.num_generations:
+            checker.problem(f"eval.k.{index}", f"got {k}; eval.num_generations must be {k} or more, it is {evaluation.num_generations}")
+    if evaluation.temperature == 0 and evaluation.num_generations > 1:
+        message = f"got {evaluation.num_generations}; at eval.temperature 0 all of them are the same: use 1, or a temperature above 0"
+        checker.problem("eval.num_generations", message)
+    dynamic = recipe.update.dynamic_sampling
+    if dynamic is not None and dynamic.low >= dynamic.high:
+        checker.problem("update.dynamic_sampling.low", f"got {dynamic.low}; must be below high, which is {dynamic.high}")
+
+
+def _check_steps(recipe: Recipe, checker: Checker) -> None:
+    trainer, update, optim = recipe.trainer, recipe.update, recipe.optim
+    rows = trainer.tasks_per_step * recipe.rollout.num_generations
+    if update.num_mini_batches > rows:
+        message = f"got {update.num_mini_batches}; a step has {rows} completions (tasks_per_step * num_generations)"
+        checker.problem("update.num_mini_batches", message)
+    if trainer.eval_tasks and recipe.tasks.eval is None:
+        checker.problem("trainer.eval_tasks", f"got {trainer.eval_tasks}; there are no tasks.eval to take them from")
+    if trainer.eval_steps and not trainer.eval_tasks:
+        checker.problem("trainer.eval_steps", f"got {trainer.eval_steps}; trainer.eval_tasks is 0, so nothing would be evaluated")
+    stop = trainer.early_stop
+    if stop is not None and stop.metric.startswith("eval/") and not trainer.eval_steps:
+        message = f"got {stop.metric!r}; trainer.eval_steps is 0, so it is never measured during training"
+        checker.problem("trainer.early_stop.metric", message)
+    if optim.warmup_steps and optim.lr_scheduler_type == "constant":
+        checker.problem("optim.warmup_steps", f'got {optim.warmup_steps}; "constant" has no warm-up, "constant_with_warmup" has')

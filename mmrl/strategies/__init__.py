@@ -1,0 +1,1 @@
+"""Rollout strategies: tasks in, groups out."""

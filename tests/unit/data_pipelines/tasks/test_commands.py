@@ -1,0 +1,38 @@
+import pytest
+from PIL import Image
+
+from data_pipelines.datasets.jsonl import JsonlTasks
+from data_pipelines.tasks import look, make_mazes
+from mmrl.errors import TaskError
+
+
+def mazes(out, n=10, split="test", moves="1-5"):
+    return make_mazes(out, n, 7, split, moves, "0-2", 5, 5, 0.0)
+
+
+def test_make_mazes_writes_equal_shares_and_look_shows_some(tmp_path):
+    assert mazes(tmp_path / "mazes") == 10
+    source = JsonlTasks(str(tmp_path / "mazes"), bucket_by="moves")
+    assert {bucket: source.size(bucket) for bucket in source.buckets} == {f"moves={n}": 2 for n in range(1, 6)}
+    assert look(tmp_path / "mazes", tmp_path / "deep" / "sheet.png", 4) == 4
+    with Image.open(tmp_path / "deep" / "sheet.png") as sheet:
+        assert sheet.width == 4 * 342 + 14
+    assert look(tmp_path / "mazes", tmp_path / "all.png", 99) == 10
+
+
+def test_the_same_call_writes_the_same_bytes(tmp_path):
+    mazes(tmp_path / "a")
+    mazes(tmp_path / "b")
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(files) == 11
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+
+
+def test_bad_requests_are_task_errors_and_leave_nothing(tmp_path):
+    for call in (lambda: mazes(tmp_path / "x", n=0), lambda: mazes(tmp_path / "x", split="dev"), lambda: mazes(tmp_path / "x", moves="99")):
+        with pytest.raises(TaskError):
+            call()
+    assert list(tmp_path.iterdir()) == []
+    mazes(tmp_path / "ok", n=1)
+    with pytest.raises(TaskError, match="count=0"):
+        look(tmp_path / "ok", tmp_path / "s.png", 0)
