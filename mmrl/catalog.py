@@ -27,6 +27,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "exact_match": "rewards.exact:ExactMatch",
         "overlong": "rewards.length:OverlongPenalty",
         "repetition": "rewards.length:RepetitionPenalty",
+        "shuffled": "rewards.control:Shuffled",
         "trl": "rewards.trl:TRLFunction",
     },
     "advantage_estimator": {

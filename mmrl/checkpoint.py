@@ -1,6 +1,8 @@
 """Checkpoints: a folder that transformers opens unchanged, with the optimizer and the run's state beside the weights.
 
-Written under another name, synced, checksummed and renamed: a checkpoint is whole or it is not there. Only safetensors and JSON.
+Written under another name, synced, checksummed and renamed: a checkpoint is whole or it is not there. Only safetensors and JSON. Names that
+begin with a dot are work in progress: `.checkpoint-<step>.part` is being written, `.checkpoint-<step>.gone` is being deleted, and
+`.checkpoint-<step>.old` stands in for its successor for the moment between two renames. `tidy` clears up after a kill.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,7 +25,18 @@ from mmrl.errors import CheckpointError
 from mmrl.models.load import quiet_transformers
 from mmrl.models.policy import Policy
 from mmrl.optim import Optimizer
+from mmrl.recipe import Recipe, to_yaml
 
+MAY_CHANGE = frozenset(
+    f"trainer.{name}"
+    for name in (
+        "name", "output_dir", "eval_steps", "eval_batch_size", "save_steps", "save_total_limit", "log_completions_steps", "trackers",
+        "reward_failure_limit", "early_stop", "max_minutes",
+    )
+) | {"update.per_device_train_batch_size", "model.gradient_checkpointing", "eval.tasks"}  # fmt: skip
+"""Recipe keys that a resumed run may have otherwise: they do not change what is learned. The batch size and gradient checkpointing leave
+the gradient equal only up to rounding: a run that ran out of memory may go on with less."""
+ABSENT = "(not set)"
 STATE, OPTIMIZER, CHECKSUMS, ADAPTER = "trainer_state.json", "optimizer.safetensors", "checksums.json", "adapter"
 
 
@@ -49,18 +63,28 @@ def save_checkpoint(run: Path, step: int, policy: Policy, processor: Any, optimi
     (part / CHECKSUMS).write_text(json.dumps(sums, indent=1))
     for file in [*part.rglob("*"), part]:
         _sync(file)
+    old = run / f".{final.name}.old"
     if final.exists():
-        shutil.rmtree(final)
+        final.rename(old)
     part.rename(final)
     _sync(run)
+    shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def tidy(run: Path) -> None:
+    """Clears up what a killed run left half done. A checkpoint that was about to be replaced by a newer form of itself comes back."""
+    for old in run.glob(".checkpoint-*.old"):
+        final = run / old.name.removeprefix(".").removesuffix(".old")
+        if not final.exists():
+            old.rename(final)
+    for left in [*run.glob(".checkpoint-*"), *run.rglob(".*.part")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def latest_checkpoint(run: Path) -> Path | None:
     """The newest finished checkpoint of a run; None if there is none."""
-    steps = sorted(
-        int(p.name.removeprefix("checkpoint-")) for p in run.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()
-    )
+    steps = _steps(run)
     return checkpoint_path(run, steps[-1]) if steps else None
 
 
@@ -71,6 +95,8 @@ def verify(folder: Path) -> None:
         sums = json.loads((folder / CHECKSUMS).read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / CHECKSUMS}: cannot be read ({error}); {remedy}") from error
+    if not isinstance(sums, dict) or not {STATE, OPTIMIZER, "config.json"} <= sums.keys():
+        raise CheckpointError(f"{folder / CHECKSUMS}: does not list the files of a checkpoint; {remedy}")
     for name, digest in sums.items():
         file = folder / name
         if not file.is_file():
@@ -103,22 +129,51 @@ def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
 
 def prune(run: Path, keep: int, protected: Sequence[int]) -> None:
     """Deletes all but the newest `keep` checkpoints and those of the `protected` steps; renamed first, so that none is ever half there."""
-    steps = sorted(
-        int(p.name.removeprefix("checkpoint-")) for p in run.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()
-    )
+    steps = _steps(run)
     for step in steps[: max(0, len(steps) - keep)]:
         if step not in protected:
-            doomed = run / f".checkpoint-{step}.old"
-            shutil.rmtree(doomed, ignore_errors=True)
+            doomed = run / f".checkpoint-{step}.gone"
             checkpoint_path(run, step).rename(doomed)
             shutil.rmtree(doomed)
+
+
+def refuse_other_recipe(folder: Path, saved: str, recipe: Recipe) -> None:
+    """CheckpointError if going on from `folder`, saved under the recipe `saved` (YAML), under `recipe` would not be the same run.
+
+    What may change: the keys of MAY_CHANGE, and trainer.max_steps where the learning rate does not depend on it.
+    """
+    before, now = _flat(yaml.safe_load(saved)), _flat(yaml.safe_load(to_yaml(recipe)))
+    free = MAY_CHANGE if recipe.optim.lr_scheduler_type in ("linear", "cosine") else MAY_CHANGE | {"trainer.max_steps"}
+    changed = [key for key in dict.fromkeys([*before, *now]) if before.get(key, ABSENT) != now.get(key, ABSENT) and not _is_free(key, free)]
+    if changed:
+        lines = [f"  {key}: was {before.get(key, ABSENT)}, now {now.get(key, ABSENT)}" for key in changed]
+        raise CheckpointError(
+            f"{folder}: going on with another recipe would not be the same run:\n" + "\n".join(lines) + "\nGive the old values back, or "
+            f"start a run under another trainer.name; to start it from these weights: --set model.path={folder}"
+        )
+
+
+def _is_free(key: str, free: Set[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in free)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": [1]}} -> {"a.b.0": 1}; empty lists and sections stay as they are."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    inside = {key: value for name, item in items for key, value in _flat(item, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return inside or {prefix: tree}
+
+
+def _steps(run: Path) -> list[int]:
+    names = (path.name.removeprefix("checkpoint-") for path in run.glob("checkpoint-*"))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error})") from error
+        raise CheckpointError(f"{file}: cannot be read ({error}); delete {file.parent} to go on from the checkpoint before it") from error
 
 
 def _digest(file: Path) -> str:

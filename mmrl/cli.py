@@ -32,7 +32,7 @@ def train(
     max_steps: Annotated[int | None, typer.Option(help="Short for --set trainer.max_steps=N.")] = None,
     output_dir: Annotated[str | None, typer.Option(help="Short for --set trainer.output_dir=DIR.")] = None,
 ) -> None:
-    """Train as RECIPE says; prints the run's folder."""
+    """Train as RECIPE says; prints success before and after, and the run's folder."""
     from mmrl.recipe import load_recipe
 
     overrides = list(overrides or ())
@@ -41,9 +41,13 @@ def train(
     if output_dir is not None:
         overrides.append(f"trainer.output_dir={json.dumps(output_dir)}")  # JSON's quotes, so that no folder's name reads as a number
     checked = load_recipe(recipe, overrides)
+    from mmrl.summary import print_summary
     from mmrl.trainer import train as run_training
 
-    typer.echo(run_training(checked, resume=resume))
+    run = run_training(checked, resume=resume)
+    if os.environ.get("RANK", "0") == "0":  # as torchrun and accelerate launch number their processes
+        print_summary(run)
+        typer.echo(run)
 
 
 @app.command("eval")
@@ -67,10 +71,13 @@ def show(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
-    """Write the run's report.html; prints its path."""
+    """Write the run's report.html; prints success before and after, and the page's path."""
     from mmrl.report import write_report
+    from mmrl.summary import print_summary
 
-    typer.echo(write_report(run))
+    page = write_report(run)
+    print_summary(run)
+    typer.echo(page)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from accelerate import Accelerator
+from rich.console import Console
 
-from mmrl.errors import RecipeError
+from mmrl.checkpoint import latest_checkpoint, verify
+from mmrl.errors import RecipeError, TaskError
+from mmrl.loop.score import WeightedReward, score
 from mmrl.metrics import save_picture, write_json
+from mmrl.models.load import load_policy
 from mmrl.models.processor import PromptMaker
 from mmrl.protocols import Reward, RolloutEngine, Sampling, TaskSource
+from mmrl.recipe import load_recipe
 from mmrl.samplers import first_keys
+from mmrl.seeding import stream
 from mmrl.strategies.plain import Plain
 from mmrl.types import Group, TaskKey
 
@@ -41,6 +50,8 @@ def evaluate(
     (arXiv:2107.03374, eq. 1); `table`: by the task's meta "moves" and "turns" where it has them, else by bucket. With `run`, the
     pictures of a few examples are saved in it.
     """
+    if not keys:
+        raise TaskError("tasks.eval: the source has no tasks")
     if max(ks) > num_generations:
         raise RecipeError(f"eval.k: pass@{max(ks)} needs at least {max(ks)} completions a task; num_generations is {num_generations}")
     strategy = Plain()
@@ -48,11 +59,11 @@ def evaluate(
     groups: list[Group] = []
     for at in range(0, len(keys), batch_size):
         tasks = [source.task(key) for key in keys[at : at + batch_size]]
-        for group in strategy(tasks, engine, make_prompts, num_generations, sampling):
-            solved = success(group) >= 1
-            rates.append(solved)
+        sampled = strategy(tasks, engine, make_prompts, num_generations, sampling)
+        for item in score(sampled, [WeightedReward(success, 1.0, "success")]):
+            rates.append(item.rewards >= 1)
             wanted = run is not None and len(groups) < EXAMPLES
-            groups.append(group if wanted else replace(group, rollouts=()))
+            groups.append(item.group if wanted else replace(item.group, rollouts=()))
     solved = np.array(rates, np.float64)
     result: dict[str, Any] = {
         "tasks": len(keys),
@@ -83,9 +94,7 @@ def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def bootstrap(rates: np.ndarray, draws: int = 2000) -> tuple[float, float]:
-    """95 % percentile interval of the mean over tasks, tasks resampled; the draws are keyed by nothing but their number, so it repeats."""
-    from mmrl.seeding import stream
-
+    """95 % percentile interval of the mean over tasks, tasks resampled; keyed by nothing but numbers, so it repeats."""
     picks = stream("bootstrap", len(rates), draws).integers(0, len(rates), (draws, len(rates)))
     low, high = np.percentile(rates[picks].mean(1), (2.5, 97.5))
     return float(low), float(high)
@@ -119,7 +128,7 @@ def _table(keys: Sequence[TaskKey], groups: Sequence[Group], rates: np.ndarray) 
     names = {2: ("moves", "turns"), 1: ("bucket",)}
     return [
         {**dict(zip(names[len(cell)], cell, strict=True)), "n": len(values), "success": float(np.mean(values))}
-        for cell, values in sorted(cells.items())
+        for cell, values in sorted(cells.items(), key=lambda item: (len(item[0]), item[0]))
     ]
 
 
@@ -134,15 +143,6 @@ def _example(run: Path, group: Group, solved: np.ndarray) -> dict[str, Any]:
 
 def evaluate_command(target: str, overrides: list[str]) -> None:
     """`mmrl eval RECIPE|RUN`: evaluates a recipe's model, or a run's last checkpoint, on the recipe's eval tasks."""
-    import json
-
-    from rich.console import Console
-
-    from mmrl.checkpoint import latest_checkpoint
-    from mmrl.engines.hf import HFEngine  # noqa: F401 (named in recipes)
-    from mmrl.models.load import load_policy
-    from mmrl.recipe import load_recipe
-
     path = Path(target)
     run = path if path.is_dir() else None
     recipe = load_recipe(path / "recipe.yaml" if run else path, overrides)
@@ -151,10 +151,12 @@ def evaluate_command(target: str, overrides: list[str]) -> None:
     checkpoint = latest_checkpoint(path) if run else None
     if run and checkpoint is None:
         raise RecipeError(f"{target}: the run has no checkpoint yet; train it first, or give a recipe")
+    if checkpoint:
+        verify(checkpoint)
     model = replace(recipe.model, path=str(checkpoint), lora=None) if checkpoint else recipe.model
     source = recipe.tasks.eval.build()
     success, engine = recipe.success.build(), recipe.rollout.engine.build()
-    policy, processor = load_policy(model)
+    policy, processor = load_policy(model, Accelerator(cpu=not torch.accelerator.is_available()).device)
     engine.attach(processor)
     engine.load_policy(policy, 0)
     section = recipe.eval

@@ -28,11 +28,16 @@ VERSIONED = ("mmrl-vlm", "torch", "transformers", "accelerate", "tokenizers", "n
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all; ValueError for NaN and infinities, which JSON does not have."""
+    write_whole(path, json.dumps(value, indent=1, allow_nan=False).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
     """Whole or not at all: written beside its place, synced, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    with part.open("w") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
+    with part.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
@@ -46,7 +51,10 @@ class MetricsFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         if path.stat().st_size < size:
-            raise ValueError(f"{path} has {path.stat().st_size} bytes, its checkpoint was made at {size}: it was cut or replaced")
+            raise ValueError(
+                f"{path} has {path.stat().st_size} bytes, its checkpoint was made at {size}: it was cut or replaced; put the whole file "
+                "back, or start a new run"
+            )
         os.truncate(path, size)
         self._file = path.open("a")
 
@@ -116,10 +124,9 @@ def save_picture(run: Path, media: Media) -> list[str]:
     for frame in media.frames:
         name = f"rollouts/media/{hashlib.sha256(frame.tobytes() + str(frame.shape).encode()).hexdigest()[:24]}.png"
         if not (run / name).exists():
-            (run / name).parent.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()
             Image.fromarray(frame).save(buffer, format="PNG")
-            (run / name).write_bytes(buffer.getvalue())
+            write_whole(run / name, buffer.getvalue())
         paths.append(name)
     return paths
 
@@ -192,7 +199,7 @@ class GroupNumbers:
 
 def rollout_metrics(groups: Sequence[GroupNumbers]) -> dict[str, float]:
     """One step's rollouts in numbers, under TRL's names. A failed reward (NaN) is left out of means and counted in rewards/failed."""
-    scored = [g.rewards[~np.isnan(g.rewards)] for g in groups]
+    scored = [g.rewards[~np.isnan(g.rewards)].astype(np.float64) for g in groups]
     spread = np.array([r.std(ddof=1) if len(r) > 1 else 0.0 for r in scored])
     rewards = np.concatenate(scored)
     lengths = np.concatenate([g.lengths for g in groups])
@@ -208,7 +215,7 @@ def rollout_metrics(groups: Sequence[GroupNumbers]) -> dict[str, float]:
         "rewards/failed": float(sum(np.isnan(g.rewards).sum() for g in groups)),
     }
     for name in groups[0].parts:
-        values = np.concatenate([g.parts[name] for g in groups])
+        values = np.concatenate([g.parts[name] for g in groups]).astype(np.float64)
         values = values[~np.isnan(values)]
         if len(values):
             out |= {f"rewards/{name}/mean": float(values.mean()), f"rewards/{name}/std": float(values.std())}

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from mmrl.errors import RecipeError
 from mmrl.recipe import OptimSection
 
 
 class Optimizer:
     """AdamW. A bfloat16 or float16 model keeps float32 master weights here: a step of 1e-6 would vanish in its own type's rounding.
 
-    Weight decay acts on matrices only, as in the Hugging Face trainer; biases and norms keep their size.
+    Their gradients are summed in float32 too, so micro-batches do not lose one another's small parts. Weight decay acts on matrices only,
+    as in the Hugging Face trainer; biases and norms keep their size.
     """
 
     def __init__(self, module: nn.Module, section: OptimSection) -> None:
         self.section = section
         self.names = [name for name, p in module.named_parameters() if p.requires_grad]
         self.params = [p for p in module.parameters() if p.requires_grad]
+        if not self.params:
+            raise RecipeError("model: no weight is trained; unfreeze something (model.freeze_vision, model.lora)")
         self.masters = [p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for p in self.params]
+        for param, master in zip(self.params, self.masters, strict=True):
+            if master is not param:
+                param.register_post_accumulate_grad_hook(_moves_gradient_to(master))
         groups = [
             {"params": [m for m in self.masters if m.ndim >= 2], "weight_decay": section.weight_decay},
             {"params": [m for m in self.masters if m.ndim < 2], "weight_decay": 0.0},
@@ -30,17 +37,20 @@ class Optimizer:
         self.adamw = torch.optim.AdamW(groups, lr=section.learning_rate, betas=betas, eps=section.adam_epsilon)
 
     def zero_grad(self) -> None:
-        for p in self.params:
-            p.grad = None
+        for master in self.masters:
+            master.grad = None
 
     def step(self, learning_rate: float, max_grad_norm: float) -> float:
-        """Clips the gradient of all parameters together to `max_grad_norm`, steps, and returns the norm before clipping.
+        """Sums the gradient over ranks, clips it to `max_grad_norm` over all parameters together, steps, and returns the norm before
+        clipping.
 
-        A gradient that is not finite leaves the weights alone; the caller sees the norm it had.
+        A parameter that no row used has gradient 0, with one process as with several. A gradient that is not finite leaves weights and
+        moments alone; the caller sees the norm it had.
         """
-        for param, master in zip(self.params, self.masters, strict=True):
-            if master is not param:
-                master.grad = None if param.grad is None else param.grad.float()
+        for master in self.masters:
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        sum_gradients_over_ranks(self.masters)
         norm = float(torch.nn.utils.clip_grad_norm_(self.masters, max_grad_norm))
         if not math.isfinite(norm):
             return norm
@@ -63,6 +73,7 @@ class Optimizer:
         return state
 
     def load_state_tensors(self, state: dict[str, Tensor]) -> None:
+        """What `state_tensors` gave, into an optimizer of the same parameters."""
         for name, param, master in zip(self.names, self.params, self.masters, strict=True):
             own = {key: state[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in state}
             if own:
@@ -85,14 +96,21 @@ def learning_rate(section: OptimSection, step: int, max_steps: int) -> float:
     return peak * (1 - progress) if section.lr_scheduler_type == "linear" else peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def sum_gradients_over_ranks(params: Sequence[nn.Parameter]) -> None:
-    """Adds every rank's gradient, in float32, in one exchange. Weights of the loss are global, so the sum is the gradient of the whole
-    batch; a parameter that one rank did not use counts as zero there."""
+def _moves_gradient_to(master: Tensor) -> Callable[[Tensor], None]:
+    def hook(param: Tensor) -> None:
+        assert param.grad is not None
+        master.grad = param.grad.float() if master.grad is None else master.grad.add_(param.grad)
+        param.grad = None
+
+    return hook
+
+
+def sum_gradients_over_ranks(params: Sequence[Tensor]) -> None:
+    """Adds every rank's gradient in one exchange. Weights of the loss are global, so the sum is the gradient of the whole batch."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or torch.distributed.get_world_size() == 1:
         return
-    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).float().reshape(-1) for p in params])
+    grads = [p.grad for p in params if p.grad is not None]
+    flat = torch.cat([grad.reshape(-1) for grad in grads])
     torch.distributed.all_reduce(flat)
-    at = 0
-    for p in params:
-        p.grad = flat[at : at + p.numel()].view_as(p).to(p.dtype)
-        at += p.numel()
+    for grad, total in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(total.view_as(grad))

@@ -1,13 +1,17 @@
-"""The progress display: bar, time left, and the numbers to watch."""
+"""How far a run is: what it remembers and when it is done; and the display, with bar, time left and the numbers to watch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from mmrl.recipe import EarlyStopSection, TrainerSection
 
 SHOWN = (
     ("reward", "reward"),
@@ -16,6 +20,49 @@ SHOWN = (
     ("completions/mean_length", "length"),
     ("perf/step_s", "s/step"),
 )
+
+
+@dataclass
+class Progressed:
+    """What a run remembers besides weights and optimizer: small JSON in every checkpoint, the same on all ranks."""
+
+    step: int = 0
+    """Steps finished."""
+    draws: int = 0
+    """Draws made of the task sampler: one a step, more under dynamic sampling."""
+    updates: int = 0
+    """Optimizer steps made; the engine's policy_version."""
+    skipped: int = 0
+    """Updates in a row left out because the gradient was not finite."""
+    num_tokens: int = 0
+    seconds: float = 0.0
+    metrics_size: int = 0
+    evaluated: int = -1
+    """Step of the last evaluation; -1 = none."""
+    best: dict[str, float] = field(default_factory=dict)
+    """{"step", "value"} of the best evaluation so far; empty before the first."""
+    stale: int = 0
+    """Values of early_stop's metric in a row without a new best."""
+    watched: float | None = None
+    """Best of them so far, negated under mode min."""
+
+    def done(self, section: TrainerSection) -> bool:
+        """By steps, by time, or by early_stop: a question of the state alone, so all ranks stop together and a finished run stays so."""
+        if self.step >= section.max_steps or (section.max_minutes is not None and self.seconds / 60 >= section.max_minutes):
+            return True
+        rule = section.early_stop
+        if rule is None or self.watched is None:
+            return False
+        reached = rule.threshold is not None and self.watched >= (rule.threshold if rule.mode == "max" else -rule.threshold)
+        return reached or self.stale >= rule.patience
+
+    def watch(self, rule: EarlyStopSection, value: float) -> None:
+        """Notes a new value of early_stop's metric; NaN is never a new best."""
+        value = value if rule.mode == "max" else -value
+        if not math.isnan(value) and (self.watched is None or value > self.watched):
+            self.watched, self.stale = value, 0
+        else:
+            self.stale += 1
 
 
 class Progress:

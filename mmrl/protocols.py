@@ -106,6 +106,9 @@ class AdvantageEstimator(Protocol):
 
 
 class LossTerm(Protocol):
+    """A term that is exactly 0, and its gradient with it, wherever the advantage is 0 says `zero_without_advantage: ClassVar[bool] = True`:
+    if all active terms say so, rows whose advantages are all 0 are not forwarded. A term without it is taken as False."""
+
     needs: ClassVar[frozenset[str]]
     """What `LossInputs` must carry beyond the policy's own logps: "old_logps", "ref_logps", "entropy", "sampling_logps"."""
 

@@ -1,4 +1,5 @@
-"""Task samplers: which tasks a step uses. Draws are keyed by step, so a resumed run draws what the stopped one would have drawn."""
+"""Task samplers: which tasks a step uses. Draws are keyed by their number in the run (`step`; dynamic sampling makes several draws for
+one turn of the trainer), so a resumed run draws what the stopped one would have drawn."""
 
 from __future__ import annotations
 
@@ -132,6 +133,8 @@ def _keyed_task(source: TaskSource, bucket: str, seed: int, position: int) -> Ta
     size = source.size(bucket)
     if size is None:
         return TaskKey(bucket, position)
+    if not size:
+        raise TaskError(f"tasks.train: bucket {bucket!r} has no tasks")
     return TaskKey(bucket, int(stream(seed, "task", position).integers(size)))
 
 

@@ -24,7 +24,12 @@ def print_summary(run: Path, console: Console | None = None) -> None:
         table.add_row(name, str(count), f"{old[name][1]:.1%}", f"{rate:.1%}", f"{100 * (rate - old[name][1]):+.1f}")
     table.add_section()
     table.add_row(
-        "all", str(after["tasks"]), _interval(before), _interval(after), f"{100 * (after['success'] - before['success']):+.1f}", style="bold"
+        "all",
+        str(after["tasks"]),
+        _interval(before),
+        _interval(after),
+        f"{100 * (after['success'] - before['success']):+.1f}",
+        style="bold",
     )
     (console or Console()).print(table)
 

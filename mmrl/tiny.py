@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ from mmrl.models.processor import PromptMaker
 from mmrl.models.stream import build_stream
 from mmrl.models.tiny import TinyShape
 from mmrl.seeding import stream
+from mmrl.types import Task
 
 SYSTEM = "Maze."
 QUESTION = "Go from O to T."
@@ -40,17 +42,25 @@ SEED = 63
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Supervised training on solved mazes."""
+    """Supervised training on a poor teacher, who knows the way on easy mazes but often walks past the goal, or just walks about. The pupil
+    learns to see and to move by the rules; what to make of it is left to rewards."""
 
     steps: int = 400
-    batch_size: int = 64
+    batch_size: int = 48
+    """Mazes a step."""
+    guided: int = 2
+    """Demonstrations of each maze that follow its solution."""
+    walks: int = 2
+    """Demonstrations of each maze that walk about."""
+    stop_share: float = 0.35
+    """Share of the demonstrations that stop on the goal when they come by; the others walk on."""
+    longest_walk: int = 5
+    """Moves after which every demonstration ends."""
     learning_rate: float = 3e-3
     warmup_steps: int = 40
-    sides: tuple[int, ...] = (3, 4, 5)
-    """Sides of the square mazes, in equal parts of the warm-up: a small maze shows its walls sooner."""
+    side: int = 5
     moves: str = "1-4"
-    longest_walk: int = 5
-    """Moves after which a demonstration gives up."""
+    turns: str = "0-3"
 
 
 @dataclass(frozen=True)
@@ -64,14 +74,21 @@ class Made:
     def digest(self) -> str:
         tokenizer = untrained.build_tokenizer(self.shape.vocab_size)
         config = untrained.build_config(tokenizer, self.shape).to_dict()
-        training = inspect.getsource(_warm_up) + inspect.getsource(wander) + inspect.getsource(_rate) + repr(warm_up_tasks(self.warm_up, self.warm_up.sides[-1]))
+        training = "".join(inspect.getsource(part) for part in (_warm_up, demonstrations, demonstrate, _rate)) + repr(
+            warm_up_tasks(self.warm_up)
+        )
         packages = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
         made_of = [asdict(self), tokenizer._tokenizer.to_str(), config, untrained.CHAT_TEMPLATE, training, MazeTasks.version, packages]
         everything = json.dumps(made_of, sort_keys=True)
         return hashlib.sha256(everything.encode()).hexdigest()[:16]
 
 
-def tiny_folder(made: Made | None = None, report: Callable[[str], None] = print) -> Path:
+def say(line: str) -> None:
+    """To standard error: standard output belongs to the command that needs the model."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def tiny_folder(made: Made | None = None, report: Callable[[str], None] = say) -> Path:
     """Folder of the tiny model, in the cache ($MMRL_CACHE, else ~/.cache/mmrl); made first, in a few minutes, where it is not there yet."""
     made = made or Made()
     cache = Path(os.environ.get("MMRL_CACHE", Path.home() / ".cache" / "mmrl"))
@@ -88,7 +105,7 @@ def tiny_folder(made: Made | None = None, report: Callable[[str], None] = print)
     return folder
 
 
-def build_tiny(out: Path, made: Made | None = None, report: Callable[[str], None] = print) -> Path:
+def build_tiny(out: Path, made: Made | None = None, report: Callable[[str], None] = say) -> Path:
     """Builds, warms up and saves the tiny model to the folder `out`."""
     made = made or Made()
     model, processor = untrained.build_untrained(made.shape, made.seed)
@@ -99,23 +116,25 @@ def build_tiny(out: Path, made: Made | None = None, report: Callable[[str], None
     return out
 
 
-def warm_up_tasks(warm_up: WarmUp, side: int) -> MazeTasks:
-    return MazeTasks("train", SEED, side, side, warm_up.moves, turns="0-3", system=SYSTEM, question=QUESTION)
+def warm_up_tasks(warm: WarmUp) -> MazeTasks:
+    return MazeTasks("train", SEED, warm.side, warm.side, warm.moves, warm.turns, system=SYSTEM, question=QUESTION)
 
 
 def _warm_up(policy: Policy, processor: untrained.Qwen2_5_VLProcessor, made: Made, report: Callable[[str], None]) -> None:
-    """Maximum likelihood of `<think></think>` and a walk."""
+    """Maximum likelihood of the demonstrations. A maze's picture and prompt are forwarded once for all of them."""
     warm = made.warm_up
-    sources, make_prompts = [warm_up_tasks(warm, side) for side in warm.sides], PromptMaker(processor, policy.layout)
+    tasks, make_prompts = warm_up_tasks(warm), PromptMaker(processor, policy.layout)
     tokenizer = processor.tokenizer
     optimizer = torch.optim.AdamW(policy.parameters(), lr=warm.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     policy.train()
     for step in range(warm.steps):
-        tasks = sources[step * len(sources) // warm.steps]
         batch = [tasks.task(tasks.key(step * warm.batch_size + n)) for n in range(warm.batch_size)]
-        texts = [f"<think></think>{wander(task.meta, warm.longest_walk, stream(task.id, 'wander'))}<|im_end|>" for task in batch]
-        answers = [np.array(tokenizer(text)["input_ids"], np.int64) for text in texts]
-        lines = build_stream(list(zip(make_prompts(batch), answers, strict=True)), policy.layout, tokenizer.pad_token_id)
+        rows = [
+            (prompt, np.array(tokenizer(f"<think></think>{moves}<|im_end|>")["input_ids"], np.int64))
+            for task, prompt in zip(batch, make_prompts(batch), strict=True)
+            for moves in demonstrations(task, warm)
+        ]
+        lines = build_stream(rows, policy.layout, tokenizer.pad_token_id)
         logps, _ = policy(lines, 1.0, False)
         loss = -logps.mean()
         for group in optimizer.param_groups:
@@ -128,22 +147,28 @@ def _warm_up(policy: Policy, processor: untrained.Qwen2_5_VLProcessor, made: Mad
             report(f"warm-up {step + 1}/{warm.steps}: loss {loss.item():.3f} nats a token")
 
 
-def wander(meta: Mapping[str, Any], longest: int, rng: np.random.Generator) -> str:
-    """A legal walk from the start that never turns straight back, as move tokens: it ends on the goal if it comes by, else in a dead end or
-    after `longest` moves. It shows the rules (where the walls are, when to stop) and leaves finding the way to be learned."""
+def demonstrations(task: Task, warm: WarmUp) -> list[str]:
+    """Moves of each demonstration of a maze."""
+    routes = [task.solution] * warm.guided + [""] * warm.walks
+    return [demonstrate(task.meta, route, warm, stream(task.id, "demonstration", n)) for n, route in enumerate(routes)]
+
+
+def demonstrate(meta: Mapping[str, Any], route: str, warm: WarmUp, rng: np.random.Generator) -> str:
+    """A legal walk from the start as move tokens: along `route`, then at random, never straight back. It ends in a dead end, after
+    `longest_walk` moves, and on the goal if this demonstration is one that stops there."""
     neighbours: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for a, b in meta["openings"]:
         neighbours.setdefault(tuple(a), []).append(tuple(b))
         neighbours.setdefault(tuple(b), []).append(tuple(a))
     here, before, goal, moves = tuple(meta["start"]), None, tuple(meta["goal"]), ""
-    for _ in range(longest):
-        onward = sorted(cell for cell in neighbours[here] if cell != before)
-        if not onward:
+    stops = rng.random() < warm.stop_share
+    for _ in range(warm.longest_walk):
+        onward = {MOVES[c[0] - here[0], c[1] - here[1]]: c for c in sorted(neighbours[here]) if c != before}
+        if not onward or (here == goal and stops):
             break
-        before, here = here, onward[rng.integers(len(onward))]
-        moves += MOVES[here[0] - before[0], here[1] - before[1]]
-        if here == goal:
-            break
+        follows = [move for move in onward if route.startswith(moves + move)]
+        move = follows[0] if follows else list(onward)[rng.integers(len(onward))]
+        before, here, moves = here, onward[move], moves + move
     return moves
 
 

@@ -5,12 +5,13 @@ Letters: G rollouts of a group, P prompt tokens, T completion tokens, F frames, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 
-class TaskKey(NamedTuple):
+@dataclass(frozen=True)
+class TaskKey:
     """Where a task comes from: a bucket of its source (a difficulty class; "" where there are none) and an index in it."""
 
     bucket: str

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class GRPO:
 
     scale_rewards: Scale = "group"
     epsilon: float = 1e-4
+    min_generations: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.scale_rewards not in get_args(Scale):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,6 +43,8 @@ class ReinforcePPBaseline:
     such: exactly 0. NaN rewards: left out of every mean, advantage 0. A group of one: ValueError. Token rewards are added up
     into R.
     """
+
+    min_generations: ClassVar[int] = 2
 
     def __call__(self, groups: Sequence[GroupRewards]) -> list[list[np.ndarray]]:
         tokens = []

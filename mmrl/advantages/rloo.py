@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ class RLOO:
     No std, no epsilon. Equal rewards (spread < 1e-8): exactly 0. NaN rewards: not among the others, advantage 0; with fewer
     than two rewards left, 0. A group of one: ValueError. Token rewards (a KL penalty, as in the paper) are added up into R.
     """
+
+    min_generations: ClassVar[int] = 2
 
     def __call__(self, groups: Sequence[GroupRewards]) -> list[list[np.ndarray]]:
         return per_group(groups, _leave_one_out)

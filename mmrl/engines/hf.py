@@ -7,8 +7,9 @@ trainer's log-probabilities up to rounding. Each row draws from its own keyed st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class HFEngine:
     """Samples in this process; needs no second copy of the weights."""
 
     max_rows: int = 512
-    """Completions decoded at once; changes memory and speed only."""
+    """Completions decoded at once; changes memory and speed only. A prompt with more of them is read again for each such batch."""
     compact_below: float = 0.75
     """Finished rows leave the batch once the share of unfinished ones is below this."""
     _policy: Policy | None = field(default=None, init=False, repr=False)
@@ -53,35 +54,65 @@ class HFEngine:
         self._policy, self._version = policy, version
 
     def generate(self, prompts: Sequence[Prompt], num_generations: int, sampling: Sampling) -> list[list[Completion]]:
+        """`num_generations` completions for each prompt, in prompt order. Draw j of a prompt depends on (seed, step, task id, j) alone.
+
+        Raises ValueError for settings that no distribution has, EngineError before `attach` and `load_policy`, for a model without an
+        end token, and where the policy's logits are not finite.
+        """
         if self._policy is None or self._tokenizer is None:
             raise EngineError("hf engine: generate was called before attach and load_policy")
-        per_batch = max(1, self.max_rows // num_generations)
+        _check(num_generations, sampling)
         was_training = self._policy.training
         self._policy.eval()
-        out: list[list[Completion]] = []
-        with torch.no_grad():
-            for at in range(0, len(prompts), per_batch):
-                decode = _Decode(self._policy, self._tokenizer, prompts[at : at + per_batch], num_generations, sampling, self.compact_below)
-                rows = decode.run(self._version)
-                out += [rows[i : i + num_generations] for i in range(0, len(rows), num_generations)]
-        self._policy.train(was_training)
+        out: list[list[Completion]] = [[] for _ in prompts]
+        try:
+            with torch.no_grad():
+                for some, draws in _batches(len(prompts), num_generations, self.max_rows):
+                    batch = [prompts[n] for n in some]
+                    decode = _Decode(self._policy, self._tokenizer, batch, draws, sampling, self.compact_below)
+                    rows = decode.run(self._version)
+                    for place, n in enumerate(some):
+                        out[n] += rows[place * len(draws) : (place + 1) * len(draws)]
+        finally:
+            self._policy.train(was_training)
         return out
 
 
-class _Decode:
-    """One batch from prefill to the last finished row. Row r belongs to prompt r // G."""
+def _check(num_generations: int, sampling: Sampling) -> None:
+    if num_generations < 1 or sampling.max_completion_length < 1:
+        raise ValueError(f"need 1 completion of 1 token or more; got {num_generations} of {sampling.max_completion_length}")
+    if not 0 <= sampling.temperature < float("inf"):
+        raise ValueError(f"temperature must be >= 0 and finite; got {sampling.temperature}")
+    if not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
+        raise ValueError(f"need 0 < top_p <= 1 and top_k >= 0; got {sampling.top_p} and {sampling.top_k}")
+    if "" in sampling.stop:
+        raise ValueError("stop holds an empty string, which would end every completion at once; leave it out")
 
-    def __init__(self, policy: Policy, tokenizer: Any, prompts: Sequence[Prompt], G: int, sampling: Sampling, compact_below: float) -> None:
+
+def _batches(num_prompts: int, num_generations: int, max_rows: int) -> Iterator[tuple[range, range]]:
+    """(prompts, draws of each) of every batch: as many whole groups as fit, or pieces of one group that is too large."""
+    prompts, draws = max(1, max_rows // num_generations), min(num_generations, max_rows)
+    for start in range(0, num_prompts, prompts):
+        for first in range(0, num_generations, draws):
+            yield range(start, min(start + prompts, num_prompts)), range(first, min(first + draws, num_generations))
+
+
+class _Decode:
+    """One batch from prefill to the last finished row. Row r is draw r % G of prompt r // G, counted from `draws.start`."""
+
+    def __init__(
+        self, policy: Policy, tokenizer: Any, prompts: Sequence[Prompt], draws: range, sampling: Sampling, compact_below: float
+    ) -> None:
         self.policy, self.tokenizer, self.prompts, self.sampling = policy, tokenizer, prompts, sampling
-        self.G, self.compact_below = G, compact_below
+        self.G, self.compact_below = len(draws), compact_below
         self.device = policy.device
         self.end_ids = _end_ids(policy, tokenizer)
-        rows = len(prompts) * G
+        rows = len(prompts) * self.G
         length = sampling.max_completion_length
+        self.stop_reach = max((len(stop.encode()) for stop in sampling.stop), default=0)  # a token is a byte or more of its text
         self.draws = np.empty((rows, length))
-        for row in range(rows):
-            key = (sampling.seed, "sampling", sampling.step, prompts[row // G].task.id, row % G)
-            self.draws[row] = stream(*key).random(length)
+        for row, (prompt, draw) in enumerate(product(prompts, draws)):
+            self.draws[row] = stream(sampling.seed, "sampling", sampling.step, prompt.task.id, draw).random(length)
         self.tokens = np.zeros((rows, length), np.int64)
         self.logps = np.zeros((rows, length), np.float32)
         self.done_at = np.zeros(rows, np.int64)
@@ -111,7 +142,7 @@ class _Decode:
             positions = (next_position + step)[None, :, None].expand(3, -1, 1)
             hidden = self.policy.hidden(embeds, positions, padding, past_key_values=cache).last_hidden_state
             logits = self.policy.base.lm_head(hidden[:, -1])
-        return [self._completion(row, version) for row in range(len(self.prompts) * self.G)]
+        return self._completions(version)
 
     def _prefill(self) -> tuple[Tensor, DynamicCache, Tensor | None, Tensor]:
         """Logits after each prompt [prompts, vocab], the cache, the padding mask (None: no padding), each prompt's next position."""
@@ -136,6 +167,8 @@ class _Decode:
         """One token per row by inverting the cumulative distribution at `draws` float64 [rows] in [0, 1); greedy at temperature 0."""
         logits = logits.float()
         logits[:, self.policy.banned_ids] = float("-inf")
+        if not logits.amax(-1).isfinite().all():
+            raise EngineError("the policy's logits are not finite, so nothing can be sampled: its weights hold NaN or have grown too large")
         if self.sampling.temperature == 0:
             logps = logits.log_softmax(-1)
             ids = logps.argmax(-1)
@@ -154,18 +187,26 @@ class _Decode:
         self.done_at[rows] = step + 1
         ended = np.isin(self.tokens[rows, step], self.end_ids)
         if self.sampling.stop:
-            tails = self.tokenizer.batch_decode(self.tokens[rows, max(0, step - 15) : step + 1])
+            tails = self.tokenizer.batch_decode(self.tokens[rows, max(0, step + 1 - self.stop_reach) : step + 1])
             ended |= np.array([any(stop in tail for stop in self.sampling.stop) for tail in tails])
         self.stopped[rows] = ended
         still = running.copy()
         still[running] = ~ended
         return still
 
-    def _completion(self, row: int, version: int) -> Completion:
-        ids = self.tokens[row, : self.done_at[row]].copy()
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        finish = "stop" if self.stopped[row] else "length"
-        return Completion(ids=ids, text=text, sampling_logps=self.logps[row, : len(ids)].copy(), finish=finish, policy_version=version)
+    def _completions(self, version: int) -> list[Completion]:
+        ids = [tokens[:length].copy() for tokens, length in zip(self.tokens, self.done_at, strict=True)]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [
+            Completion(
+                ids=ids[row],
+                text=texts[row],
+                sampling_logps=self.logps[row, : len(ids[row])].copy(),
+                finish="stop" if self.stopped[row] else "length",
+                policy_version=version,
+            )
+            for row in range(len(ids))
+        ]
 
 
 def _end_ids(policy: Policy, tokenizer: Any) -> np.ndarray:

@@ -10,10 +10,10 @@ import numpy as np
 
 from mmrl.advantages.filters import keep_group
 from mmrl.errors import TaskError
-from mmrl.loop.credit import gather_from_ranks
+from mmrl.loop.credit import gather_from_ranks, together
 from mmrl.loop.score import WeightedReward, score
 from mmrl.models.processor import PromptMaker
-from mmrl.protocols import Reward, RolloutEngine, RolloutStrategy, Sampling, TaskSampler, TaskSource
+from mmrl.protocols import RolloutEngine, RolloutStrategy, Sampling, TaskSampler, TaskSource
 from mmrl.recipe import DynamicSamplingSection
 from mmrl.types import ScoredGroup, TaskKey
 
@@ -24,7 +24,11 @@ class Collected:
 
     scored: list[ScoredGroup] = field(default_factory=list)
     success: list[np.ndarray] = field(default_factory=list)
-    """Per group float32 [G]: the success reward of each rollout, 1 = solved."""
+    """Per group float32 [G]: the success reward of each rollout, 1 = solved, NaN = failed."""
+    places: list[int] = field(default_factory=list)
+    """Per group its number in the step, all ranks together: the same whatever the number of ranks."""
+    draws: int = 0
+    """Times the sampler was asked; 1 without dynamic sampling."""
     drawn: int = 0
     """Tasks drawn, all ranks together; more than are kept under dynamic sampling."""
     seconds: dict[str, float] = field(default_factory=lambda: {"tasks": 0.0, "rollout": 0.0, "reward": 0.0})
@@ -40,41 +44,46 @@ class Collector:
     strategy: RolloutStrategy
     make_prompts: PromptMaker
     rewards: Sequence[WeightedReward]
-    success: Reward
+    success: WeightedReward
+    """Scored by itself unless it is one of `rewards`."""
     num_generations: int
     reward_failure_limit: float
     dynamic: DynamicSamplingSection | None
     rank: int
     num_ranks: int
 
-    def __call__(self, step: int, tasks_per_step: int, sampling: Sampling) -> Collected:
+    def __call__(self, first_draw: int, tasks_per_step: int, sampling: Sampling) -> Collected:
         """`tasks_per_step` groups, all ranks together; with dynamic sampling it draws on until that many groups are worth an update.
 
-        Each draw samples under its own key, so a task that comes again within a step gets other completions.
+        `first_draw`: draws of the run so far. A draw's number is the sampler's step and a part of the sampling key, so a finite source
+        is walked without gaps, and a task that comes again within a step gets other completions. Task n of a draw belongs to rank
+        n % num_ranks. An error on any rank is raised on all of them.
         """
         out = Collected()
-        tries = 1 if self.dynamic is None else self.dynamic.max_tries
-        for attempt in range(tries):
-            keys = self._draw(step, tasks_per_step, attempt, tries)
-            scored, success = self._groups(keys[self.rank :: self.num_ranks], replace(sampling, step=step * tries + attempt), out)
-            out.drawn += len(keys)
-            self._observe(step, keys, success)
-            kept = [n for n in range(len(scored)) if self._kept(success[n])]
-            room = tasks_per_step // self.num_ranks - len(out.scored)
-            out.scored += [scored[n] for n in kept[:room]]
-            out.success += [success[n] for n in kept[:room]]
-            if min(gather_from_ranks([len(out.scored)]))[0] == tasks_per_step // self.num_ranks:
+        filled, tries = 0, 1 if self.dynamic is None else self.dynamic.max_tries
+        for draw in range(first_draw, first_draw + tries):
+            keys = self.sampler.draw(self.source, draw, tasks_per_step)
+            mine = keys[self.rank :: self.num_ranks]
+            scored, success = together(self._groups, mine, replace(sampling, step=draw), out)
+            out.draws, out.drawn = out.draws + 1, out.drawn + len(keys)
+            ranks = gather_from_ranks([(float(np.mean(values >= 1)), self._kept(values)) for values in success])
+            solved = [ranks[n % self.num_ranks][n // self.num_ranks] for n in range(len(keys))]
+            self.sampler.observe(draw, {key: rate for key, (rate, _) in zip(keys, solved, strict=True)})
+            kept = [n for n, (_, keep) in enumerate(solved) if keep][: tasks_per_step - filled]
+            for place, n in enumerate(kept, start=filled):
+                if n % self.num_ranks == self.rank:
+                    out.scored.append(scored[n // self.num_ranks])
+                    out.success.append(success[n // self.num_ranks])
+                    out.places.append(place)
+            filled += len(kept)
+            if filled == tasks_per_step:
                 return out
         assert self.dynamic is not None
         raise TaskError(
-            f"update.dynamic_sampling: after {tries} draws of {tasks_per_step} tasks at step {step} only {len(out.scored)} groups had "
-            f"a success rate between {self.dynamic.low:g} and {self.dynamic.high:g}; the tasks are all too easy or too hard for the "
-            "policy. Change the tasks, warm the model up, or raise update.dynamic_sampling.max_tries"
+            f"update.dynamic_sampling: {tries} draws of {tasks_per_step} tasks gave only {filled} groups with a success rate between "
+            f"{self.dynamic.low:g} and {self.dynamic.high:g}; the tasks are all too easy or too hard for the policy. Change the tasks, "
+            "warm the model up, or raise update.dynamic_sampling.max_tries"
         )
-
-    def _draw(self, step: int, count: int, attempt: int, tries: int) -> list[TaskKey]:
-        """Draw `attempt` of a step; with one draw a step it is the sampler's own step."""
-        return self.sampler.draw(self.source, step * tries + attempt, count)
 
     def _groups(self, keys: Sequence[TaskKey], sampling: Sampling, out: Collected) -> tuple[list[ScoredGroup], list[np.ndarray]]:
         start = time.perf_counter()
@@ -85,14 +94,17 @@ class Collector:
         out.seconds["rollout"] += time.perf_counter() - start
         start = time.perf_counter()
         scored = score(groups, self.rewards, reward_failure_limit=self.reward_failure_limit)
-        success = [self.success(group) for group in groups]
+        success = self._success(scored)
         out.seconds["reward"] += time.perf_counter() - start
         return scored, success
 
-    def _observe(self, step: int, keys: Sequence[TaskKey], success: Sequence[np.ndarray]) -> None:
-        rates = gather_from_ranks([float(np.mean(values >= 1)) for values in success])
-        outcomes = {key: rates[n % self.num_ranks][n // self.num_ranks] for n, key in enumerate(keys)}
-        self.sampler.observe(step, outcomes)
+    def _success(self, scored: Sequence[ScoredGroup]) -> list[np.ndarray]:
+        """A judge is not asked twice: where the success reward is one of the rewards, its part is taken."""
+        if any(item is self.success for item in self.rewards):
+            return [group.parts[self.success.name] for group in scored]
+        again = score([group.group for group in scored], [self.success], reward_failure_limit=self.reward_failure_limit)
+        return [group.parts[self.success.name] for group in again]
 
     def _kept(self, success: np.ndarray) -> bool:
-        return self.dynamic is None or keep_group((success >= 1).astype(np.float32), self.dynamic.low, self.dynamic.high)
+        solved = np.where(np.isnan(success), np.nan, success >= 1)
+        return self.dynamic is None or keep_group(solved, self.dynamic.low, self.dynamic.high)

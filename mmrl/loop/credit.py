@@ -3,13 +3,16 @@ before anything is split over micro-batches or ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 
 from mmrl.aggregate import Aggregation, token_weights
+from mmrl.errors import MmrlError
 from mmrl.protocols import AdvantageEstimator
 from mmrl.types import GroupRewards, Sample, ScoredGroup
 
@@ -21,8 +24,44 @@ def gather_from_ranks(items: Sequence[T]) -> list[list[T]]:
     return gather_object([list(items)])
 
 
+def together(work: Callable[..., T], *arguments: Any) -> T:
+    """`work(*arguments)` on every rank, none of which goes on alone: where it failed on any rank it fails on all, so that no rank waits
+    for one that is gone. The rank that failed raises its own error; the others raise an MmrlError again by its class and message, and
+    anything else as a RuntimeError. `work` must not exchange anything between ranks itself."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return work(*arguments)
+    result: Any = None
+    failure: Exception | None = None
+    try:
+        result = work(*arguments)
+    except Exception as error:  # raised again below, once the other ranks know
+        failure = error
+    told = None if failure is None else (type(failure) if isinstance(failure, MmrlError) else RuntimeError, repr(failure), str(failure))
+    for rank, (elsewhere,) in enumerate(gather_from_ranks([told])):
+        if failure is not None:
+            raise failure
+        if elsewhere is not None:
+            kind, shown, message = elsewhere
+            raise kind(f"process {rank}: {shown if kind is RuntimeError else message}")
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Dealt:
+    """What the other ranks need to know of a group."""
+
+    place: int
+    rank: int
+    index: int
+    """In its own rank's list."""
+    rewards: GroupRewards
+    trained: list[bool]
+    truncated: list[bool]
+
+
 def credit(
     scored: Sequence[ScoredGroup],
+    places: Sequence[int],
     estimator: AdvantageEstimator,
     *,
     aggregation: Aggregation,
@@ -32,56 +71,47 @@ def credit(
     rank: int,
     token_rewards: Sequence[tuple[np.ndarray, ...]] | None = None,
 ) -> list[list[Sample]]:
-    """This rank's samples of each of the `num_mini_batches` updates. Groups stay whole; group n goes to update n % num_mini_batches.
+    """This rank's samples of each of the `num_mini_batches` updates.
 
+    `places`: each group's number in the step, all ranks together, 0, 1, ... without gaps. Groups stay whole and are dealt by place, in
+    `num_mini_batches` blocks of equal size (to one group), so that the number of ranks changes neither advantages nor updates.
     A rollout without a reward (NaN), or that is not trained (train_prompt None), becomes no sample and counts in no denominator. With
     `mask_truncated`, completions cut at the length limit have weight 0 and leave the denominator; their reward stays in the baseline.
     """
     mine = [
-        GroupRewards(
-            rewards=group.rewards,
-            lengths=np.array([len(r.completion.ids) for r in group.group.rollouts]),
-            token_rewards=None if token_rewards is None else tuple(token_rewards[n]),
+        _Dealt(
+            place=place,
+            rank=rank,
+            index=n,
+            rewards=GroupRewards(
+                rewards=group.rewards,
+                lengths=np.array([len(r.completion.ids) for r in group.group.rollouts]),
+                token_rewards=None if token_rewards is None else tuple(token_rewards[n]),
+            ),
+            trained=[
+                r.train_prompt is not None and not np.isnan(reward) for r, reward in zip(group.group.rollouts, group.rewards, strict=True)
+            ],
+            truncated=[r.completion.finish == "length" for r in group.group.rollouts],
         )
-        for n, group in enumerate(scored)
+        for n, (group, place) in enumerate(zip(scored, places, strict=True))
     ]
-    trained = [
-        [r.train_prompt is not None and not np.isnan(reward) for r, reward in zip(g.group.rollouts, g.rewards, strict=True)] for g in scored
-    ]
-    truncated = [[r.completion.finish == "length" for r in g.group.rollouts] for g in scored]
-    everyone = gather_from_ranks(list(zip(mine, trained, truncated, strict=True)))
-    first = sum(len(items) for items in everyone[:rank])
-    flat = [item for items in everyone for item in items]
-    advantages = estimator([rewards for rewards, _, _ in flat])
+    everyone = sorted((group for items in gather_from_ranks(mine) for group in items), key=lambda group: group.place)
+    advantages = estimator([group.rewards for group in everyone])
     updates: list[list[Sample]] = []
     for part in range(num_mini_batches):
-        rows = [
-            (n, i)
-            for n, (_, used, _) in enumerate(flat)
-            if _update_of(n, everyone, num_mini_batches) == part
-            for i in range(len(used))
-            if used[i]
-        ]
+        block = range(len(everyone) * part // num_mini_batches, len(everyone) * (part + 1) // num_mini_batches)
+        rows = [(n, i) for n in block for i, used in enumerate(everyone[n].trained) if used]
         weights = token_weights(
-            [int(flat[n][0].lengths[i]) for n, i in rows],
-            [not flat[n][2][i] for n, i in rows] if mask_truncated else None,
+            [int(everyone[n].rewards.lengths[i]) for n, i in rows],
+            [not everyone[n].truncated[i] for n, i in rows] if mask_truncated else None,
             aggregation,
             max_completion_length,
         )
         updates.append(
             [
-                Sample(scored[n - first].group.rollouts[i], advantages[n][i], weight)
+                Sample(scored[everyone[n].index].group.rollouts[i], advantages[n][i], weight)
                 for (n, i), weight in zip(rows, weights, strict=True)
-                if first <= n < first + len(scored)
+                if everyone[n].rank == rank
             ]
         )
     return updates
-
-
-def _update_of(number: int, everyone: Sequence[Sequence[object]], num_mini_batches: int) -> int:
-    """Update of the global group `number`: its place within its own rank, modulo the updates, so that every rank has work in each."""
-    for items in everyone:
-        if number < len(items):
-            return number % num_mini_batches
-        number -= len(items)
-    raise AssertionError(f"group {number} past the last rank")

@@ -3,7 +3,7 @@ rows are cut changes nothing but memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,13 +58,17 @@ class Forward:
         return logps, entropy
 
     def logps(self, policy: Policy, samples: Sequence[Sample]) -> list[np.ndarray]:
-        """Log-probabilities without gradient, float32 [T] per sample, by the very same micro-batches as the update's."""
+        """Log-probabilities without gradient, float32 [T] per sample, by the same micro-batches as the update's. Dropout is off, as it was
+        when the engine sampled."""
         out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(samples)
+        was_training = policy.training
+        policy.eval()
         with torch.no_grad():
             for indices in self.micro_batches(samples):
                 logps, _ = self(policy, [samples[i] for i in indices])
                 for i, row in zip(indices, logps.cpu().split([len(samples[i].advantages) for i in indices]), strict=True):
                     out[i] = row.numpy()
+        policy.train(was_training)
         return out
 
 
@@ -77,12 +81,15 @@ class Passes:
 
 
 class TokenMeans:
-    """Means over all tokens that count, across micro-batches, updates and ranks."""
+    """Means over the tokens of all rows that were forwarded, across micro-batches, updates and ranks. Rows that cannot change the update
+    (see `accumulate`) are not forwarded and so are in no mean: `rows` of `of_rows` were."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
         self.counts: dict[str, float] = {}
         self.maxima: dict[str, float] = {}
+        self.rows = 0
+        self.of_rows = 0
 
     def add(self, name: str, values: Tensor, mask: Tensor) -> None:
         kept = values.detach()[mask].double()
@@ -100,16 +107,19 @@ def accumulate(
 ) -> float:
     """Adds the gradient of the update's loss to the policy's parameters and returns this rank's share of the loss.
 
-    Rows whose every active term is zero are not forwarded; they stay in the denominators, which `credit` has set.
+    Rows whose every active term is zero are not forwarded; they stay in the denominators, which `credit` has set, but their tokens are
+    in none of `means`: entropy, sampling gap and the terms' own metrics are over the rows that were forwarded.
     """
     active = [(term, term.at(step)) for term in terms]
     active = [(term, weight) for term, weight in active if weight != 0]
     total = 0.0
+    means.of_rows += len(samples)
     for indices in forward.micro_batches(samples):
         indices = [i for i in indices if _matters(samples[i], active)]
         if not indices:
             continue
         rows = [samples[i] for i in indices]
+        means.rows += len(rows)
         logps, entropy = forward(policy, rows)
         x = _inputs(rows, indices, logps, entropy, passes)
         weights = _padded([s.token_weights for s in rows], logps.device)
@@ -172,13 +182,12 @@ def _padded(arrays: Sequence[np.ndarray], device: torch.device) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(a) for a in arrays], batch_first=True).to(device)
 
 
-def reduce_means(means: TokenMeans, everyone: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """One number a metric from all ranks' sums, counts and maxima."""
+def reduce_means(ranks: Sequence[TokenMeans]) -> dict[str, float]:
+    """One number a metric from all ranks' means, and `forwarded`, the share of rows that were forwarded (0 if there were no rows)."""
     out: dict[str, float] = {}
-    names = {name for rank in everyone for name in rank["sums"]}
-    for name in sorted(names):
-        count = sum(rank["counts"].get(name, 0.0) for rank in everyone)
-        out[name] = sum(rank["sums"].get(name, 0.0) for rank in everyone) / count if count else float("nan")
-    for name in sorted({name for rank in everyone for name in rank["maxima"]}):
-        out[name] = max(rank["maxima"].get(name, -np.inf) for rank in everyone)
-    return out
+    for name in sorted({name for rank in ranks for name in rank.sums}):
+        count = sum(rank.counts.get(name, 0.0) for rank in ranks)
+        out[name] = sum(rank.sums.get(name, 0.0) for rank in ranks) / count if count else float("nan")
+    for name in sorted({name for rank in ranks for name in rank.maxima}):
+        out[name] = max(rank.maxima.get(name, -np.inf) for rank in ranks)
+    return out | {"forwarded": sum(rank.rows for rank in ranks) / max(1, sum(rank.of_rows for rank in ranks))}

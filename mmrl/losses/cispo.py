@@ -28,6 +28,7 @@ class ClippedISPolicy:
     epsilon_high: float = 0.2
     correction: Correction | None = None
     needs: ClassVar[frozenset[str]] = frozenset({"old_logps"})
+    zero_without_advantage: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_clip(self.epsilon, self.epsilon_high)
@@ -57,6 +58,7 @@ class CappedISPolicy:
     epsilon_max: float = 5.0
     correction: Correction | None = None
     needs: ClassVar[frozenset[str]] = frozenset({"old_logps"})
+    zero_without_advantage: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.epsilon_max > 0:

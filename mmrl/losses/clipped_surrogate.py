@@ -31,6 +31,7 @@ class ClippedSurrogate:
     dual_clip: float | None = None
     correction: Correction | None = None
     needs: ClassVar[frozenset[str]] = frozenset({"old_logps"})
+    zero_without_advantage: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_clip(self.epsilon, self.epsilon_high)

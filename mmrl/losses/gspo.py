@@ -25,6 +25,7 @@ class GSPO:
     epsilon_high: float = 4e-4
     correction: Correction | None = None
     needs: ClassVar[frozenset[str]] = frozenset({"old_logps"})
+    zero_without_advantage: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_clip(self.epsilon, self.epsilon_high)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
@@ -17,12 +20,17 @@ from mmrl.recipe import LoraSection, ModelSection
 
 
 def load_policy(section: ModelSection, device: torch.device | str = "cpu") -> tuple[Policy, Any]:
-    """Policy and processor. Raises RecipeError, before any weight is read, for a model that is missing or of an unsupported family."""
+    """Policy and processor. Raises RecipeError for a model that is missing, of an unsupported family, without a processor or with weights
+    that do not fit; the first three, also of the reference, before any weight is read."""
     path = model_path(section.path)
-    _check_family(path, section)
-    with quiet_transformers():
-        model = _load(path, section)
+    _check_family("path", path, section)
+    if section.reference is not None:
+        _check_family("reference", model_path(section.reference), section)
+    try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=section.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model.path: {path!r} has no processor that can be opened ({_told(error)}); save it beside the model") from error
+    model = _load("path", path, section)
     if section.freeze_vision:
         model.model.visual.requires_grad_(False)
     if section.lora is not None:
@@ -36,9 +44,8 @@ def load_reference(section: ModelSection, policy: Policy) -> Policy | None:
     """The frozen policy behind ref_logps; None when it is the trained one with its adapter off (see `reference_mode`)."""
     if section.lora is not None and section.reference is None:
         return None
-    path = model_path(section.reference or section.path)
-    with quiet_transformers():
-        reference = Policy(_load(path, section)).to(policy.device)
+    name = "path" if section.reference is None else "reference"
+    reference = Policy(_load(name, model_path(section.reference or section.path), section)).to(policy.device)
     return reference.requires_grad_(False).eval()
 
 
@@ -58,7 +65,7 @@ def model_path(path: str) -> str:
         from mmrl.tiny import tiny_folder
 
         return str(tiny_folder())
-    return path
+    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 @contextlib.contextmanager
@@ -71,22 +78,42 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.enable_progress_bar()
 
 
-def _load(path: str, section: ModelSection) -> Any:
+def _load(name: str, path: str, section: ModelSection) -> Any:
+    """The weights, every one of them from the files: transformers itself fills gaps with random numbers and a warning."""
     attention = {} if section.attn_implementation == "auto" else {"attn_implementation": section.attn_implementation}
-    return AutoModelForImageTextToText.from_pretrained(
-        path, dtype=getattr(torch, section.dtype), trust_remote_code=section.trust_remote_code, **attention
-    )
+    try:
+        with quiet_transformers():
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                path,
+                dtype=getattr(torch, section.dtype),
+                trust_remote_code=section.trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, with the rest
+                **attention,
+            )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise RecipeError(f"model.{name}: the weights of {path!r} cannot be loaded ({_told(error)})") from error
+    model, found = loaded
+    absent = sorted(found["missing_keys"] | {key[0] for key in found["mismatched_keys"]})
+    if absent:
+        raise RecipeError(
+            f"model.{name}: {path!r} lacks {len(absent)} of the weights that its config.json asks for, or has them in another shape, "
+            f"for example {absent[0]}; take the config.json that was saved with the weights"
+        )
+    return model
 
 
-def _check_family(path: str, section: ModelSection) -> None:
+def _check_family(name: str, path: str, section: ModelSection) -> None:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=section.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise RecipeError(
-            f"model.path: {path!r} is no model that can be opened ({str(error).splitlines()[0]}); give a folder or a hub id"
-        ) from error
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise RecipeError(f"model.{name}: {path!r} is no model that can be opened ({_told(error)}); give a folder or a hub id") from error
     if config.model_type not in SUPPORTED_TYPES:
-        raise RecipeError(f"model.path: {path!r} is of type {config.model_type!r}; supported: {', '.join(SUPPORTED_TYPES)}")
+        raise RecipeError(f"model.{name}: {path!r} is of type {config.model_type!r}; supported: {', '.join(SUPPORTED_TYPES)}")
+
+
+def _told(error: Exception) -> str:
+    return textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
 
 
 def _with_lora(model: Any, section: LoraSection) -> Any:
@@ -94,12 +121,17 @@ def _with_lora(model: Any, section: LoraSection) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise RecipeError('model.lora: needs the package peft; pip install "mmrl-vlm[peft]"') from error
-    fields = asdict(section)
-    targets = fields["target_modules"]
+    targets = section.target_modules
+    names = [targets] if isinstance(targets, str) else list(targets)
+    if any(name.split(".")[-1] == "lm_head" for name in names):
+        raise RecipeError("model.lora.target_modules: lm_head cannot carry an adapter (log-probabilities read its weight); leave it out")
     config = LoraConfig(
         r=section.r,
         lora_alpha=section.alpha,
         lora_dropout=section.dropout,
-        target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj" if targets == "all-linear" else list(targets),
+        target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj" if targets == "all-linear" else names,
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise RecipeError(f"model.lora.target_modules: got {names}; {_told(error)}") from error

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmrl.errors import RecipeError
 from mmrl.models.positions import VisionLayout
 from mmrl.models.stream import Stream
 from mmrl.ops import chunked_logps_entropy
@@ -19,6 +20,8 @@ SUPPORTED_TYPES = ("qwen2_5_vl", "qwen2_vl")
 class Policy(nn.Module):
     """A vision-language model of transformers, its parts by name. Wrapped whole, so that gradient hooks of any wrapper see one forward."""
 
+    banned_ids: Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
@@ -27,7 +30,7 @@ class Policy(nn.Module):
             image_token_id=base.config.image_token_id,
             video_token_id=base.config.video_token_id,
             merge_size=base.config.vision_config.spatial_merge_size,
-            tokens_per_second=getattr(base.config.vision_config, "tokens_per_second", 1.0),
+            tokens_per_second=getattr(base.config.vision_config, "tokens_per_second", None),
         )
         self.register_buffer("banned_ids", torch.tensor([self.layout.image_token_id, self.layout.video_token_id]), persistent=False)
 
@@ -39,6 +42,11 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.banned_ids.device
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether its attention takes a mask of ours, which packed streams need."""
+        return self.base.config.get_text_config()._attn_implementation in ("sdpa", "eager")
 
     def embed(self, ids: Tensor, mm_inputs: Mapping[str, Tensor]) -> Float[Tensor, "l s d"]:
         """Token embeddings with vision features in the places of the vision tokens. Each medium is encoded once."""
@@ -54,8 +62,15 @@ class Policy(nn.Module):
         return embeds
 
     def hidden(self, embeds: Tensor, positions: Tensor, mask: Tensor | None, **cache: Any) -> Any:
-        """The language model's output; `mask` is a boolean [L, 1, S, S], an integer [L, S] of padding, or None."""
+        """The language model's output; `mask` is a boolean [L, 1, S, S], an integer [L, S] of padding, or None. Raises RecipeError for
+        a boolean mask under an attention that would leave it out."""
         use_cache = bool(cache)
+        if mask is not None and mask.dtype == torch.bool:
+            attention = self.base.config.get_text_config()._attn_implementation
+            if not self.can_pack:
+                raise RecipeError(f"model.attn_implementation: {attention!r} cannot pack rows; use sdpa, or set update.forward: naive")
+            if attention == "eager":  # it adds the mask to the scores
+                mask = torch.zeros_like(mask, dtype=embeds.dtype).masked_fill(~mask, torch.finfo(embeds.dtype).min)
         return self.base.model.language_model(
             inputs_embeds=embeds, position_ids=positions, attention_mask=mask, use_cache=use_cache, **cache
         )

@@ -20,26 +20,32 @@ class VisionLayout:
     video_token_id: int
     merge_size: int
     """Patches per token along height and along width."""
-    tokens_per_second: float
-    """Time positions per second of video."""
+    tokens_per_second: float | None
+    """Time positions per second of video; None = one per frame pair, however long it lasts (Qwen2-VL)."""
+
+    def is_vision(self, ids: np.ndarray) -> np.ndarray:
+        """bool, shape of `ids`: True = the place of a vision token."""
+        return (ids == self.image_token_id) | (ids == self.video_token_id)
 
 
 def mrope_positions(
     ids: np.ndarray,
     layout: VisionLayout,
-    image_grid_thw: Sequence[Sequence[int]] = (),
-    video_grid_thw: Sequence[Sequence[int]] = (),
-    second_per_grid_ts: Sequence[float] = (),
+    image_grid_thw: Sequence[Sequence[int]] | np.ndarray = (),
+    video_grid_thw: Sequence[Sequence[int]] | np.ndarray = (),
+    second_per_grid_ts: Sequence[float] | np.ndarray = (),
 ) -> np.ndarray:
     """int64 [3, P] positions (time, height, width) of the expanded prompt `ids` int64 [P].
 
     Grids are in patches, (frames / temporal patch, height, width), in the order of the prompt. Raises ValueError if the placeholders
     and the grids do not match.
     """
+    if len(video_grid_thw) != len(second_per_grid_ts):
+        raise ValueError(f"{len(video_grid_thw)} video grids, but second_per_grid_ts has {len(second_per_grid_ts)}")
     images, videos = iter(image_grid_thw), iter(zip(video_grid_thw, second_per_grid_ts, strict=True))
     positions = np.empty((3, len(ids)), np.int64)
     start, at = 0, 0
-    for begin, end in _runs(np.isin(ids, (layout.image_token_id, layout.video_token_id))):
+    for begin, end in _runs(layout.is_vision(ids)):
         positions[:, at:begin] = start + np.arange(begin - at)
         start += begin - at
         at = begin
@@ -68,8 +74,12 @@ def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _grid_positions(grid: Sequence[int], layout: VisionLayout, second_per_grid: float) -> np.ndarray:
-    """int64 [3, tokens] from 0. Time advances by whole positions: floor(frame * seconds per grid * positions per second)."""
+    """int64 [3, tokens] from 0. Time advances by whole positions: floor(frame * positions per second * seconds per grid).
+
+    In float32, as transformers does it: a step of 1.9999999999 positions, from clips whose times are not exact in binary, is 2.
+    """
     frames, height, width = int(grid[0]), int(grid[1]) // layout.merge_size, int(grid[2]) // layout.merge_size
-    time = (np.arange(frames) * second_per_grid * layout.tokens_per_second).astype(np.int64)
+    step = np.float32(1) if layout.tokens_per_second is None else np.float32(layout.tokens_per_second) * np.float32(second_per_grid)
+    time = (np.arange(frames, dtype=np.float32) * step).astype(np.int64)
     axes = np.meshgrid(time, np.arange(height), np.arange(width), indexing="ij")
     return np.stack([axis.reshape(-1) for axis in axes])

@@ -26,27 +26,33 @@ class PromptMaker:
     _texts: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __call__(self, tasks: Sequence[Task]) -> list[Prompt]:
-        """One prompt a task, in order. Pictures of one size go through the image processor in one call."""
-        images = [m for task in tasks for m in task.media if not m.is_video]
-        videos = [m for task in tasks for m in task.media if m.is_video]
-        image_items = iter(self._images(images))
-        video_items = iter([self._video(m) for m in videos])
-        return [self._prompt(task, [next(video_items if m.is_video else image_items) for m in task.media]) for task in tasks]
+        """One prompt a task, in order. All pictures go through the image processor in one call. Raises TaskError, naming the task, for
+        media that do not fit the messages, a picture that the processor refuses, and a prompt that is too long."""
+        images = iter(self._images([(task, m) for task in tasks for m in task.media if not m.is_video]))
+        return [self._prompt(task, [self._video(task, m) if m.is_video else next(images) for m in task.media]) for task in tasks]
 
-    def _images(self, images: Sequence[Media]) -> list[dict[str, np.ndarray]]:
+    def _images(self, images: Sequence[tuple[Task, Media]]) -> list[dict[str, np.ndarray]]:
         if not images:
             return []
-        pictures = [torch.from_numpy(m.frames[0]).permute(2, 0, 1) for m in images]
-        out = self.processor.image_processor(images=pictures, return_tensors="pt")
+        pictures = [torch.from_numpy(m.frames[0]).permute(2, 0, 1) for _, m in images]
+        try:
+            out = self.processor.image_processor(images=pictures, return_tensors="pt")
+        except ValueError as error:
+            if len(images) > 1:  # one by one, to name the task
+                return [item for image in images for item in self._images([image])]
+            raise _refused(*images[0], error) from error
         grids = out["image_grid_thw"].numpy()
         ends = np.cumsum(grids.prod(-1))[:-1]
         patches = np.split(out["pixel_values"].numpy(), ends)
         return [{"pixel_values": p, "image_grid_thw": g[None]} for p, g in zip(patches, grids, strict=True)]
 
-    def _video(self, video: Media) -> dict[str, np.ndarray]:
+    def _video(self, task: Task, video: Media) -> dict[str, np.ndarray]:
         assert video.timestamps_s is not None
         frames = torch.from_numpy(video.frames).permute(0, 3, 1, 2)
-        out = self.processor.video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
+        try:
+            out = self.processor.video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
+        except ValueError as error:
+            raise _refused(task, video, error) from error
         span = float(video.timestamps_s[-1] - video.timestamps_s[0])
         seconds_per_frame = span / (len(video.frames) - 1) if len(video.frames) > 1 else 1.0
         return {
@@ -75,7 +81,7 @@ class PromptMaker:
 
     def _expand(self, task: Task, ids: np.ndarray, items: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
         """Repeats each placeholder as often as its medium has vision tokens."""
-        places = np.flatnonzero(np.isin(ids, (self.layout.image_token_id, self.layout.video_token_id)))
+        places = np.flatnonzero(self.layout.is_vision(ids))
         kinds = ["video_grid_thw" if ids[p] == self.layout.video_token_id else "image_grid_thw" for p in places]
         have = [next(name for name in item if name.endswith("_grid_thw")) for item in items]
         if kinds != have:
@@ -93,9 +99,15 @@ class PromptMaker:
                 f"task {task.id}: its prompt has {len(expanded)} tokens, the limit is {self.max_prompt_length}; "
                 "make the picture smaller, shorten the text, or raise the limit"
             )
-        if np.isin(expanded[-1], (self.layout.image_token_id, self.layout.video_token_id)):
+        if self.layout.is_vision(expanded[-1]):
             raise TaskError(f"task {task.id}: its prompt ends in a picture; the chat template must end in text")
         return expanded
+
+
+def _refused(task: Task, media: Media, error: ValueError) -> TaskError:
+    frames, height, width, _ = media.frames.shape
+    what = f"its video of {frames} frames, {height} x {width} pixels," if media.is_video else f"its picture of {height} x {width} pixels"
+    return TaskError(f"task {task.id}: {what} is refused by the model's processor ({error}); resize or leave out this task")
 
 
 def prompt_positions(prompt: Prompt, layout: VisionLayout) -> np.ndarray:

@@ -48,7 +48,14 @@ class Stream:
 def build_stream(
     rows: Sequence[tuple[Prompt, np.ndarray]], layout: VisionLayout, pad_id: int, form: Literal["packed", "naive"] = "packed"
 ) -> Stream:
-    """Stream of `rows` (prompt, completion ids int64 [T]). Rows share a line when they share the prompt object."""
+    """Stream of `rows` (prompt, completion ids int64 [T >= 1]). Rows share a line when they share the prompt object. Raises ValueError for
+    no rows, and for a completion that is empty or holds a vision token, which no policy gives a probability above 0."""
+    if not rows:
+        raise ValueError("a stream needs at least one row")
+    for row, (prompt, completion) in enumerate(rows):
+        if not len(completion) or layout.is_vision(completion).any():
+            problem = "is empty" if not len(completion) else "holds a picture or video token"
+            raise ValueError(f"row {row}, task {prompt.task.id}: the completion {problem}; leave it out of the update")
     lines: dict[object, list[int]] = {}
     for index, (prompt, _) in enumerate(rows):
         lines.setdefault(id(prompt) if form == "packed" else index, []).append(index)

@@ -13,8 +13,8 @@ SHAPE = tiny.TinyShape(
     vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
     vision_depth=2, vision_hidden_size=32, initializer_range=0.15,
 )  # fmt: skip
-"""Two layers of each kind, so that windowed and full vision attention and a layer's input both count; weights large enough that a wrong
-position or a lost picture is seen in the log-probabilities."""
+"""Two layers of each kind, so that what a layer is given counts; weights large enough that a wrong position or a lost picture is seen in
+the log-probabilities."""
 
 
 @pytest.fixture(scope="session")
@@ -87,16 +87,17 @@ def completion_ids(shared_policy):
 
 @pytest.fixture(scope="session")
 def naive_logps():
-    """`naive_logps(policy, prompt, completion ids, temperature)`: transformers' own full forward of one row, with its own positions: float32 [T]
-    with gradient. The reference that every other path must meet."""
+    """`naive_logps(policy, prompt, completion ids, temperature)`: transformers' own full forward of one row: float32 [T] with
+    gradient, positions its own unless given (int64 [3, P + T]). The reference that every other path must meet."""
 
-    def run(policy: Policy, prompt: Prompt, ids: np.ndarray, temperature: float) -> torch.Tensor:
+    def run(policy: Policy, prompt: Prompt, ids: np.ndarray, temperature: float, positions: np.ndarray | None = None) -> torch.Tensor:
         full = torch.from_numpy(np.concatenate([prompt.ids, ids]))[None]
         media = {name: torch.from_numpy(value) for name, value in prompt.mm_inputs.items()}
         kinds = torch.zeros_like(full)
         kinds[full == policy.layout.image_token_id] = 1
         kinds[full == policy.layout.video_token_id] = 2
-        out = policy.base(input_ids=full, attention_mask=torch.ones_like(full), mm_token_type_ids=kinds, use_cache=False, **media)
+        given = {} if positions is None else {"position_ids": torch.from_numpy(positions)[:, None]}
+        out = policy.base(input_ids=full, attention_mask=torch.ones_like(full), mm_token_type_ids=kinds, use_cache=False, **media, **given)
         logits = out.logits[0, len(prompt.ids) - 1 : -1].float() / temperature
         logits = logits.index_fill(1, policy.banned_ids, -torch.inf)
         return logits.log_softmax(-1).gather(1, torch.from_numpy(ids)[:, None])[:, 0]

@@ -212,3 +212,12 @@ def test_write_tasks_streams(tmp_path):
             yield source.task(source.key(i))
 
     assert write_tasks(tasks(), tmp_path / "set") == 50
+
+
+def test_pictures_are_turned_upright_by_their_exif_data(tmp_path):
+    """Orientation 6 means: turn by 90 degrees clockwise to show. A wide picture with a red left end gets a red top."""
+    source = JsonlTasks(write_rows(tmp_path, ROW))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)).save(tmp_path / "p.png", exif=exif)
+    assert source.task(TaskKey("", 0)).media[0].frames.tolist() == [[[[255, 0, 0]], [[0, 0, 255]]]]

@@ -1,0 +1,239 @@
+"""The gradient of an update against a loss written out plainly: one row at a time, transformers' own forward, sums in Python."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+
+from mmrl.aggregate import token_weights
+from mmrl.loop.update import Forward, Passes, TokenMeans, WeightedTerm, accumulate, reduce_means
+from mmrl.losses.cispo import CappedISPolicy, ClippedISPolicy
+from mmrl.losses.clipped_surrogate import ClippedSurrogate
+from mmrl.losses.entropy_bonus import EntropyBonus
+from mmrl.losses.gspo import GSPO
+from mmrl.losses.kl import KLToReference
+from mmrl.types import Completion, Rollout, Sample
+
+LENGTHS = (4, 1, 6, 2, 5, 3, 3, 7)
+"""Completion tokens of eight rows: prompts 0 0 0 1 1 1 2 2."""
+PROMPTS = (0, 0, 0, 1, 1, 1, 2, 2)
+ADVANTAGES = (1.0, -0.5, -0.5, 0.0, 0.0, 0.0, 2.0, -2.0)
+TEMPERATURE = 0.8
+BETA, BONUS = 0.3, 0.1
+L_MAX = 9
+
+
+@pytest.fixture(scope="module")
+def world(shared_policy, make_prompts, maze_tasks, completion_ids):
+    """Rows, with old and reference log-probabilities that differ from the policy's: ratios on both sides of the clip."""
+    prompts = make_prompts([maze_tasks.task(maze_tasks.key(n)) for n in range(3)])
+    rng = np.random.default_rng(0)
+    rollouts = []
+    for prompt, ids in zip(PROMPTS, completion_ids(0, LENGTHS), strict=True):
+        completion = Completion(ids, "", np.zeros(len(ids), np.float32), "stop", 0)
+        rollouts.append(Rollout(prompts[prompt], completion, prompts[prompt]))
+    with torch.no_grad():
+        now = [naive(shared_policy, r)[0].numpy() for r in rollouts]
+    old = [row + rng.normal(0, 0.4, len(row)).astype(np.float32) for row in now]
+    ref = [row + rng.normal(0, 0.4, len(row)).astype(np.float32) for row in now]
+    return rollouts, old, ref
+
+
+def naive(policy, rollout):
+    """Log-probabilities and entropies float32 [T] of one row, with gradient, by the model's whole forward."""
+    prompt, ids = rollout.prompt, rollout.completion.ids
+    full = torch.from_numpy(np.concatenate([prompt.ids, ids]))[None]
+    media = {name: torch.from_numpy(value) for name, value in prompt.mm_inputs.items()}
+    kinds = (full == policy.layout.image_token_id).long()
+    out = policy.base(input_ids=full, attention_mask=torch.ones_like(full), mm_token_type_ids=kinds, use_cache=False, **media)
+    logits = (out.logits[0, len(prompt.ids) - 1 : -1].float() / TEMPERATURE).index_fill(1, policy.banned_ids, -1e30)
+    logps = logits.log_softmax(-1)
+    return logps.gather(1, torch.from_numpy(ids)[:, None])[:, 0], -(logps.exp() * logps).sum(-1)
+
+
+def naive_loss(policy, world, aggregation):
+    """Clipped surrogate (0.2) + BETA k3 - BONUS H, summed up by the words of the aggregation."""
+    sums = []
+    for rollout, old, ref, advantage in zip(*world, ADVANTAGES, strict=True):
+        logps, entropy = naive(policy, rollout)
+        ratio = (logps - torch.from_numpy(old)).exp()
+        surrogate = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+        x = torch.from_numpy(ref) - logps
+        sums.append((surrogate + BETA * (x.exp() - x - 1) - BONUS * entropy).sum())
+    if aggregation == "token_mean":
+        return sum(sums) / sum(LENGTHS)
+    if aggregation == "sequence_mean":
+        return sum(row / length for row, length in zip(sums, LENGTHS, strict=True)) / len(sums)
+    return sum(sums) / len(sums) / (L_MAX if aggregation == "constant" else 1)
+
+
+def samples_of(rollouts, aggregation, advantages=ADVANTAGES):
+    weights = token_weights(LENGTHS, None, aggregation, L_MAX)
+    return [
+        Sample(r, np.full(len(w), a, np.float32), w) for r, a, w in zip(rollouts, advantages, weights, strict=True)
+    ]  # fmt: skip
+
+
+def gradient(policy):
+    return torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in policy.parameters()])
+
+
+def relative(came, expected):
+    return float((came - expected).norm() / expected.norm())
+
+
+@pytest.fixture(scope="module")
+def expected(shared_policy, world):
+    """Aggregation -> loss and gradient of the plain form."""
+    out = {}
+    for aggregation in ("token_mean", "sequence_mean", "sequence_sum", "constant"):
+        policy = deepcopy(shared_policy)
+        loss = naive_loss(policy, world, aggregation)
+        loss.backward()
+        out[aggregation] = (loss.item(), gradient(policy))
+    return out
+
+
+TERMS = (
+    WeightedTerm(ClippedSurrogate(), 1.0, "surrogate"),
+    WeightedTerm(KLToReference(), BETA, "kl"),
+    WeightedTerm(EntropyBonus(), lambda step: BONUS, "entropy"),
+)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sequence_sum", "constant"])
+@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("form", ["packed", "naive"])
+def test_loss_and_gradient_equal_the_plain_form(new_policy, world, expected, aggregation, rows, form):
+    """However rows are cut into micro-batches (8, 3 or 1 of them) and forwarded."""
+    rollouts, old, ref = world
+    policy = new_policy()
+    loss = accumulate(
+        policy, Forward(TEMPERATURE, rows, form, 0), samples_of(rollouts, aggregation), Passes(old, ref), TERMS, 0, TokenMeans()
+    )
+    plain_loss, plain_gradient = expected[aggregation]
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    assert relative(gradient(policy), plain_gradient) < 1e-5
+
+
+class Counted:
+    """Stands before a policy and counts the completion tokens that it forwards."""
+
+    def __init__(self, policy):
+        self.policy, self.lengths = policy, []
+
+    def __getattr__(self, name):
+        return getattr(self.policy, name)
+
+    def __call__(self, stream, *arguments):
+        self.lengths += stream.lengths
+        return self.policy(stream, *arguments)
+
+
+class Forwarded(ClippedSurrogate):
+    zero_without_advantage = False
+
+
+def run(policy, rollouts, old, term, advantages=ADVANTAGES, rows=3):
+    counted, means = Counted(policy), TokenMeans()
+    terms = [WeightedTerm(term, 1.0, "term")]
+    samples = samples_of(rollouts, "token_mean", advantages)
+    loss = accumulate(counted, Forward(TEMPERATURE, rows, "packed", 0), samples, Passes(old, None), terms, 0, means)
+    return loss, gradient(policy), counted.lengths, means
+
+
+@pytest.mark.parametrize("term", [ClippedSurrogate(), GSPO(), ClippedISPolicy(), CappedISPolicy(), ClippedSurrogate(dual_clip=3.0)])
+def test_policy_gradient_terms_are_zero_without_advantage(new_policy, world, term):
+    """What lets rows be left out: forwarded all the same, they give loss 0 and gradient 0."""
+    rollouts, old, _ = world
+    policy = new_policy()
+    loud = type("Loud", (type(term),), {"zero_without_advantage": False})(**vars(term) | {})
+    loss, grad, lengths, _ = run(policy, rollouts, old, loud, advantages=(0.0,) * 8)
+    assert sorted(lengths) == sorted(LENGTHS)
+    assert loss == 0
+    assert not grad.any()
+
+
+def test_rows_of_zero_advantage_are_not_forwarded_and_change_nothing(new_policy, world):
+    """Prompt 1's three rows (2, 5 and 3 tokens) have advantage 0; they still count in the denominator."""
+    rollouts, old, _ = world
+    loss, grad, lengths, means = run(new_policy(), rollouts, old, ClippedSurrogate())
+    all_loss, all_grad, all_lengths, _ = run(new_policy(), rollouts, old, Forwarded())
+    assert sorted(all_lengths) == sorted(LENGTHS)
+    assert sorted(lengths) == sorted(length for length, a in zip(LENGTHS, ADVANTAGES, strict=True) if a)
+    assert loss == pytest.approx(all_loss, rel=1e-6)
+    assert relative(grad, all_grad) < 1e-6
+    assert reduce_means([means])["forwarded"] == 5 / 8
+
+
+def test_a_term_that_does_not_vanish_keeps_every_row(new_policy, world):
+    rollouts, old, ref = world
+    policy, means = Counted(new_policy()), TokenMeans()
+    accumulate(policy, Forward(TEMPERATURE, 3, "packed", 0), samples_of(rollouts, "token_mean"), Passes(old, ref), TERMS, 0, means)
+    assert sorted(policy.lengths) == sorted(LENGTHS)
+
+
+def test_a_term_of_weight_zero_is_not_computed(new_policy, world):
+    """A KL whose schedule has come to 0 keeps no row and needs no reference."""
+    rollouts, old, _ = world
+    policy = Counted(new_policy())
+    terms = [WeightedTerm(ClippedSurrogate(), 1.0, "s"), WeightedTerm(KLToReference(), lambda step: 0.0, "kl")]
+    means = TokenMeans()
+    accumulate(policy, Forward(TEMPERATURE, 8, "packed", 0), samples_of(rollouts, "token_mean"), Passes(old, None), terms, 0, means)
+    assert len(policy.lengths) == 5
+    assert "kl" not in means.sums
+
+
+def test_rows_without_weight_are_not_forwarded(new_policy, world):
+    """Truncated rows under overlong filtering."""
+    rollouts, old, ref = world
+    policy, means = Counted(new_policy()), TokenMeans()
+    samples = [Sample(s.rollout, s.advantages, np.zeros_like(s.token_weights)) for s in samples_of(rollouts, "token_mean")]
+    assert accumulate(policy, Forward(TEMPERATURE, 3, "packed", 0), samples, Passes(old, ref), TERMS, 0, means) == 0
+    assert policy.lengths == []
+    assert reduce_means([means]) == {"forwarded": 0.0}
+
+
+def test_one_update_takes_its_own_log_probabilities_as_old(new_policy, world):
+    """Ratio 1 everywhere: the loss is minus the weighted advantages, and nothing is clipped."""
+    rollouts, _, _ = world
+    means = TokenMeans()
+    samples = samples_of(rollouts, "token_mean")
+    terms = [WeightedTerm(ClippedSurrogate(), 1.0, "s")]
+    loss = accumulate(new_policy(), Forward(TEMPERATURE, 3, "packed", 0), samples, Passes(None, None), terms, 0, means)
+    assert loss == pytest.approx(-sum(a * t for a, t in zip(ADVANTAGES, LENGTHS, strict=True)) / sum(LENGTHS), rel=1e-6)
+    assert reduce_means([means])["clip_ratio/region_mean"] == 0
+
+
+@pytest.mark.parametrize("form", ["packed", "naive"])
+def test_logps_are_those_of_the_plain_form_in_the_callers_order(shared_policy, world, form):
+    rollouts, _, _ = world
+    samples = samples_of(rollouts, "token_mean")
+    came = Forward(TEMPERATURE, 3, form, 0).logps(shared_policy, samples)
+    for row, rollout in zip(came, rollouts, strict=True):
+        with torch.no_grad():
+            np.testing.assert_allclose(row, naive(shared_policy, rollout)[0].numpy(), atol=2e-5)
+
+
+def test_logps_are_computed_without_dropout(new_policy, world):
+    """The engine samples without it; old log-probabilities must be of the distribution that was sampled."""
+    rollouts, _, _ = world
+    policy = new_policy().train()
+    policy.base.model.language_model.norm.register_forward_hook(
+        lambda module, _, out: torch.nn.functional.dropout(out, 0.5, training=module.training)
+    )
+    samples = samples_of(rollouts, "token_mean")
+    forward = Forward(TEMPERATURE, 3, "packed", 0)
+    once, again = forward.logps(policy, samples), forward.logps(policy, samples)
+    assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
+    assert policy.training
+
+
+def test_metrics_are_token_means_over_micro_batches_and_ranks():
+    """Tokens 1 2 on one rank, 3 and a masked 100 on the other: mean 2, maximum 3."""
+    ranks = [TokenMeans(), TokenMeans()]
+    for means, values, mask in zip(ranks, ([[1.0, 2.0]], [[3.0, 100.0]]), ([[True, True]], [[True, False]]), strict=True):
+        means.add("x", torch.tensor(values), torch.tensor(mask))
+        means.maximum("top", torch.tensor(values), torch.tensor(mask))
+    assert reduce_means(ranks) == {"x": 2.0, "top": 3.0, "forwarded": 0.0}

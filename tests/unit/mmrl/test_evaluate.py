@@ -1,0 +1,145 @@
+"""Evaluation: the estimators by hand, and a whole table from completions that are written down."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from mmrl.errors import RecipeError, RewardError, TaskError
+from mmrl.evaluate import bootstrap, evaluate, pass_at_k, table_metrics, wilson, write_evaluation
+from mmrl.protocols import Sampling
+from mmrl.types import Completion, Media, Prompt, Task, TaskKey
+
+
+@pytest.mark.parametrize(("n", "correct"), [(1, 0), (1, 1), (5, 0), (5, 2), (6, 5), (7, 7)])
+def test_pass_at_k_is_the_share_of_draws_with_a_correct_one(n, correct):
+    for k in range(1, n + 1):
+        draws = list(itertools.combinations(range(n), k))
+        share = sum(min(draw) < correct for draw in draws) / len(draws)  # completions 0 .. correct - 1 are correct
+        assert pass_at_k(n, correct, k) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "interval"),
+    [(8, 10, (0.490, 0.943)), (0, 10, (0.0, 0.278)), (10, 10, (0.722, 1.0)), (50, 100, (0.404, 0.596))],
+)
+def test_wilson_against_known_values(successes, n, interval):
+    assert wilson(successes, n) == pytest.approx(interval, abs=6e-4)
+
+
+def test_bootstrap_repeats_and_is_as_wide_as_the_normal_interval():
+    """100 tasks, rates 0 and 1 in halves: standard error 0.5 / 10 = 0.05, interval 0.5 +- 1.96 * 0.05 = 0.402 to 0.598."""
+    rates = np.arange(100) % 2 * 1.0
+    low, high = bootstrap(rates)
+    assert (low, high) == bootstrap(rates)
+    assert low == pytest.approx(0.402, abs=0.02)
+    assert high == pytest.approx(0.598, abs=0.02)
+    assert bootstrap(np.full(5, 0.25)) == (0.25, 0.25)
+
+
+class Source:
+    """Bucket "moves=m" task i: m moves, i % 2 turns."""
+
+    buckets = ("moves=1", "moves=2")
+
+    def size(self, bucket):
+        return 3
+
+    def task(self, key):
+        moves = int(key.bucket[-1])
+        media = (Media(np.full((1, 4, 4, 3), key.index, np.uint8)),)
+        return Task(f"{key.bucket}/{key.index}", (), media, "", {"moves": moves, "turns": key.index % 2})
+
+
+class Written:
+    """An engine whose draw j of task i is "yes" if j < i."""
+
+    def generate(self, prompts, num_generations, sampling):
+        def completion(prompt, j):
+            text = "yes" if j < int(prompt.task.id[-1]) else "no"
+            return Completion(np.array([1]), text, np.zeros(1, np.float32), "stop", 0)
+
+        return [[completion(prompt, j) for j in range(num_generations)] for prompt in prompts]
+
+
+class Yes:
+    per_completion = True
+
+    def __call__(self, group):
+        return np.array([r.completion.text == "yes" for r in group.rollouts], np.float32)
+
+
+def make_prompts(tasks):
+    return [Prompt(task, "", np.array([0]), {}) for task in tasks]
+
+
+KEYS = [TaskKey(bucket, index) for index in range(3) for bucket in Source.buckets]
+
+
+def evaluated(**options):
+    return evaluate(Source(), KEYS, Written(), make_prompts, Yes(), Sampling(), **options)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_success_table_and_pass_at_k(batch_size):
+    """Two draws each: task 0 solves none, task 1 one, task 2 both: mean 0.5; pass@2 is 0, 1, 1 -> 2/3."""
+    result = evaluated(num_generations=2, ks=(1, 2), batch_size=batch_size)
+    assert result["success"] == 0.5
+    assert result["pass@1"] == 0.5
+    assert result["pass@2"] == pytest.approx(2 / 3)
+    assert result["table"] == [
+        {"moves": moves, "turns": turns, "n": n, "success": success}
+        for moves in (1, 2) for turns, n, success in ((0, 2, 0.5), (1, 1, 0.5))
+    ]  # fmt: skip
+    assert sum(cell["n"] for cell in result["table"]) == result["tasks"] == 6
+    assert result["interval"] == list(bootstrap(np.array([0, 0, 0.5, 0.5, 1, 1])))
+
+
+def test_one_completion_a_task_has_wilsons_interval():
+    result = evaluated()
+    assert result["success"] == pytest.approx(4 / 6)  # tasks 1 and 2 of both buckets
+    assert result["interval"] == list(wilson(4, 6))
+
+
+def test_metrics_weigh_cells_by_their_tasks():
+    table = [{"moves": 1, "turns": 0, "n": 3, "success": 1.0}, {"moves": 1, "turns": 1, "n": 1, "success": 0.0}]
+    result = {"success": 0.75, "pass@1": 0.75, "table": table}
+    assert table_metrics(result) == {"eval/success": 0.75, "eval/pass@1": 0.75, "eval/success/moves=1": 0.75}
+
+
+def test_tasks_with_and_without_moves_stand_in_one_table():
+    class Mixed(Source):
+        def task(self, key):
+            task = super().task(key)
+            return task if key.bucket == "moves=1" else Task(task.id, (), task.media, "", {})
+
+    result = evaluate(Mixed(), KEYS, Written(), make_prompts, Yes(), Sampling())
+    assert [cell.get("bucket") for cell in result["table"]] == ["moves=2", None, None]
+    assert sum(cell["n"] for cell in result["table"]) == 6
+
+
+def test_examples_and_their_pictures_are_kept_with_a_run(tmp_path):
+    result = evaluated(run=tmp_path)
+    path = write_evaluation(tmp_path, 7, result)
+    saved = json.loads(path.read_text())
+    assert path.name == "step-000007.json"
+    assert saved["step"] == 7
+    assert [example["completion"] for example in saved["examples"]] == ["no", "no", "yes", "yes", "yes", "yes"]
+    assert all((tmp_path / example["image"]).is_file() for example in saved["examples"])
+
+
+def test_no_tasks_and_too_large_k_are_refused():
+    with pytest.raises(TaskError, match="no tasks"):
+        evaluate(Source(), [], Written(), make_prompts, Yes(), Sampling())
+    with pytest.raises(RecipeError, match="needs at least 4"):
+        evaluated(num_generations=2, ks=(4,))
+
+
+def test_a_success_reward_that_fails_says_so():
+    class Broken(Yes):
+        def __call__(self, group):
+            raise KeyError("goal")
+
+    with pytest.raises(RewardError, match="KeyError: 'goal'"):
+        evaluate(Source(), KEYS, Written(), make_prompts, Broken(), Sampling())
