@@ -52,7 +52,7 @@ class WarmUp:
     """Demonstrations of each maze that follow its solution."""
     walks: int = 2
     """Demonstrations of each maze that walk about."""
-    stop_share: float = 0.35
+    stop_share: float = 0.25
     """Share of the demonstrations that stop on the goal when they come by; the others walk on."""
     longest_walk: int = 5
     """Moves after which every demonstration ends."""

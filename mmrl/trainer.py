@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -375,6 +376,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.metrics.close()
             self.manifest |= {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": "finished", "seconds": self.state.seconds}
+            self.manifest["max_rss_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
             write_json(self.folder / "manifest.json", self.manifest)
         self.accelerator.end_training()
 

@@ -26,4 +26,3 @@ class Shuffled:
         values = self.reward(group)
         order = stream(self.seed, "shuffled", group.task.id, *(r.completion.text for r in group.rollouts)).permutation(len(values))
         return values[order]
-

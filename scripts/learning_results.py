@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """One JSON from several finished runs of a recipe: success before and after by seed, with intervals, time and memory.
 
-    python scripts/learning_results.py --out docs/results/demo.json runs/demo-seed0 runs/demo-seed1 runs/demo-seed2 --control runs/demo-shuffled
+python scripts/learning_results.py --out docs/results/demo.json runs/demo-seed0 runs/demo-seed1 runs/demo-seed2 --control runs/demo-shuffled
 """
 
 import argparse

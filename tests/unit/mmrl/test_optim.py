@@ -55,17 +55,17 @@ def test_decay_acts_on_matrices_only():
 
 
 def test_a_bfloat16_model_moves_at_a_rate_below_its_own_rounding():
-    """At weight 1, bfloat16 cannot hold less than 1/256 more or less: 5,000 steps of 1e-6 are 0.005, lost one by one without masters."""
+    """At weight 1, bfloat16 cannot hold less than 1/256 more or less: 2,500 steps of 1e-6 are 0.0025, lost one by one without masters."""
     net = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
     with torch.no_grad():
         net.weight.fill_(1.0)
     optimizer = Optimizer(net, OptimSection(learning_rate=1e-6))
-    for _ in range(5000):
+    for _ in range(2500):
         optimizer.zero_grad()
         net.weight.sum().backward()
         optimizer.step(1e-6, 1.0)
-    assert net.weight.item() == 1.0 - 1 / 256  # the neighbour nearest to 0.995
-    assert optimizer.masters[0].item() == pytest.approx(0.995, abs=1e-4)
+    assert net.weight.item() == 1.0 - 1 / 256  # the neighbour nearest to 0.9975
+    assert optimizer.masters[0].item() == pytest.approx(0.9975, abs=1e-4)
 
 
 def test_micro_batches_of_a_bfloat16_model_do_not_lose_each_others_gradient():

@@ -199,6 +199,7 @@ def test_a_kill_leaves_the_checkpoint_before_it(recipe, tmp_path, monkeypatch):
     assert (run / ".checkpoint-3.part").exists()
     assert last_checkpoint(run).name == "checkpoint-2"
     assert len(step_lines(run)) == 3
+    (run / ".checkpoint-0.gone").mkdir()  # as if it had been killed while it deleted one
     monkeypatch.undo()
     monkeypatch.syspath_prepend(tmp_path)
     train(recipe("trainer.max_steps=4", "trainer.save_steps=1"), resume=True)
@@ -486,6 +487,16 @@ def test_two_mini_batches_are_two_updates_of_half_the_groups(recipe):
     assert (state(one)["updates"], state(two)["updates"]) == (1, 2)
     assert not same_tensors(weights(one), weights(two))
     assert all(int(value) == 2 for name, value in weights(two, "optimizer.safetensors").items() if name.startswith("step/"))
+
+
+@pytest.mark.trains
+def test_a_second_pass_compares_with_the_policy_the_step_began_with(recipe):
+    """The first pass has ratio 1 everywhere; in the second the policy has moved, and a narrow clip holds tokens."""
+    narrow = ("losses=[{use: clipped_surrogate, epsilon: 1e-4, epsilon_high: 1e-4}]", "trainer.max_steps=1")
+    once = train(recipe(*narrow, "trainer.name=once"))
+    twice = train(recipe(*narrow, "trainer.name=twice", "update.num_iterations=2"))
+    assert step_lines(once)[0]["clip_ratio/region_mean"] == 0
+    assert step_lines(twice)[0]["clip_ratio/region_mean"] > 0.1
 
 
 @pytest.mark.trains
