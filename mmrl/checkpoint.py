@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmrl.errors import CheckpointError
-from mmrl.models.load import quiet_transformers
 from mmrl.models.policy import Policy
+from mmrl.models.quiet import quiet_transformers
 from mmrl.optim import Optimizer
 from mmrl.recipe import Recipe, to_yaml
 

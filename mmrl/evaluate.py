@@ -137,7 +137,7 @@ def _example(run: Path, group: Group, solved: np.ndarray) -> dict[str, Any]:
     images = [path for media in task.media for path in save_picture(run, media)]
     return {
         "task_id": task.id, "meta": dict(task.meta), "solution": task.solution, "completion": group.rollouts[0].completion.text,
-        "success": bool(solved[0]), "image": images[0] if images else None,
+        "success": float(solved[0]), "image": images[0] if images else None,
     }  # fmt: skip
 
 

@@ -24,9 +24,9 @@ import torch
 
 from data_pipelines.tasks.maze import MazeTasks
 from mmrl.models import tiny as untrained
-from mmrl.models.load import quiet_transformers
 from mmrl.models.policy import Policy
 from mmrl.models.processor import PromptMaker
+from mmrl.models.quiet import quiet_transformers
 from mmrl.models.stream import build_stream
 from mmrl.models.tiny import TinyShape
 from mmrl.seeding import stream

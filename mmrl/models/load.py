@@ -12,10 +12,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-from transformers.utils import logging as transformers_logging
 
 from mmrl.errors import RecipeError
 from mmrl.models.policy import SUPPORTED_TYPES, Policy
+from mmrl.models.quiet import quiet_transformers
 from mmrl.recipe import LoraSection, ModelSection
 
 
@@ -66,16 +66,6 @@ def model_path(path: str) -> str:
 
         return str(tiny_folder())
     return str(Path(path).expanduser()) if path.startswith("~") else path
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars of loading and saving while inside."""
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.enable_progress_bar()
 
 
 def _load(name: str, path: str, section: ModelSection) -> Any:

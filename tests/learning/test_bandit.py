@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mmrl.models import tiny
-from mmrl.models.load import quiet_transformers
+from mmrl.models.quiet import quiet_transformers
 from mmrl.recipe import load_recipe
 from mmrl.trainer import train
 

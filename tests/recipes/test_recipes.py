@@ -53,14 +53,6 @@ def test_every_component_builds(path):
             assert spec.build() is not None
 
 
-@pytest.fixture(scope="session")
-def random_model(tmp_path_factory) -> Path:
-    """The embedded model with random weights."""
-    from mmrl.tiny import Made, WarmUp, build_tiny
-
-    return build_tiny(tmp_path_factory.mktemp("model"), Made(warm_up=WarmUp(steps=0)))
-
-
 @pytest.mark.trains
 def test_two_steps_of_it_train(path, random_model, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tests" / "recipes")

@@ -4,9 +4,9 @@ import torch
 
 from data_pipelines.tasks.maze import MazeTasks
 from mmrl.models import tiny
-from mmrl.models.load import quiet_transformers
 from mmrl.models.policy import Policy
 from mmrl.models.processor import PromptMaker
+from mmrl.models.quiet import quiet_transformers
 from mmrl.types import Media, Prompt, Task
 
 SHAPE = tiny.TinyShape(

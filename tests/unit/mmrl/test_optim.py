@@ -124,6 +124,23 @@ def test_restored_state_goes_on_bit_for_bit(dtype):
     assert all(torch.equal(value, second.state_tensors()[name]) for name, value in first.state_tensors().items())
 
 
+def test_gradients_of_all_ranks_are_added_up(monkeypatch):
+    """A second rank with three times this one's gradient: four times its norm, and a parameter that only one of them used counts too."""
+
+    def all_reduce(flat):
+        flat.mul_(4)
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    net = Net()
+    optimizer = Optimizer(net, OptimSection())
+    net.matrix.sum().backward()  # six ones: norm sqrt(6)
+    assert optimizer.step(0.1, 1e9) == pytest.approx(4 * math.sqrt(6))
+    assert torch.equal(optimizer.masters[0].grad, torch.full((3, 2), 4.0))
+    assert torch.equal(optimizer.masters[1].grad, torch.zeros(3))
+
+
 def test_frozen_weights_are_left_out_and_nothing_to_train_is_refused():
     net = Net()
     net.bias.requires_grad_(False)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmrl.errors import RewardError, TaskError
+from mmrl.loop import collect as module
 from mmrl.loop.collect import Collector
 from mmrl.loop.score import WeightedReward
 from mmrl.protocols import Sampling
@@ -157,3 +158,15 @@ def test_a_failure_within_the_limit_is_not_a_success_and_beyond_it_ends_the_step
     assert [float(np.mean(row >= 1)) for row in out.success] == [1, 0, 1, 1]
     with pytest.raises(RewardError, match="KeyError: 'goal'"):
         collector(Source(lambda i: G), reward=OneFails(), limit=0.2)(0, 4, Sampling())
+
+
+def test_an_error_of_another_rank_ends_the_collecting_here(monkeypatch):
+    """The other rank's failure comes back from `together`, although this rank's own groups are fine."""
+
+    def together(work, *arguments):
+        work(*arguments)
+        raise RewardError("process 1: no goal")
+
+    monkeypatch.setattr(module, "together", together)
+    with pytest.raises(RewardError, match="process 1: no goal"):
+        collector(Source(lambda i: 2))(0, 4, Sampling())
