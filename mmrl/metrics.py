@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -87,7 +88,7 @@ def manifest(name: str, seed: int, parameters: int) -> dict[str, Any]:
         "finished": None,
         "status": "running",
         "commit": source_commit(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(["mmrl" if Path(sys.argv[0]).name == "cli.py" else Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": seed,
         "model_parameters": parameters,
         "versions": versions,

@@ -31,7 +31,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     return {
         "seed": manifest["seed"],
         "commit": manifest["commit"],
-        "command": manifest["command"],
+        "command": " ".join(Path(word).name if word.startswith("/") else word for word in manifest["command"].split(" ")),
         "steps": after["step"],
         "training_seconds": round(manifest["seconds"], 1),
         "max_rss_gb": manifest["max_rss_gb"],

@@ -114,12 +114,11 @@ def accumulate(
     active = [(term, weight) for term, weight in active if weight != 0]
     total = 0.0
     means.of_rows += len(samples)
-    for indices in forward.micro_batches(samples):
-        indices = [i for i in indices if _matters(samples[i], active)]
-        if not indices:
-            continue
+    needed = [i for i, sample in enumerate(samples) if _matters(sample, active)]
+    means.rows += len(needed)
+    for batch in forward.micro_batches([samples[i] for i in needed]):
+        indices = [needed[n] for n in batch]
         rows = [samples[i] for i in indices]
-        means.rows += len(rows)
         logps, entropy = forward(policy, rows)
         x = _inputs(rows, indices, logps, entropy, passes)
         weights = _padded([s.token_weights for s in rows], logps.device)
