@@ -1,5 +1,5 @@
-# make setup   a virtual environment in .venv with everything pinned in requirements/ci.txt
-# make test    setup, scripts/check.sh, every recipe
+# make setup   a virtual environment in .venv with everything pinned in .ci/constraints.txt
+# make test    setup, scripts/check.sh, every recipe, every documented command, a small learning run
 # make demo    setup, then a few minutes of training on the embedded model
 
 VENV ?= .venv
@@ -10,14 +10,14 @@ STAMP := $(VENV)/.installed
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml requirements/ci.txt
+$(STAMP): pyproject.toml .ci/constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint requirements/ci.txt --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'
 	touch $@
 
 test: setup
 	VENV=$(VENV) scripts/check.sh
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest tests/recipes -q
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest tests/recipes tests/learning -q
 
 demo: setup
 	VENV=$(VENV) scripts/demo.sh
