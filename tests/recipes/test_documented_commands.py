@@ -32,9 +32,9 @@ def small(command: str, model: Path) -> list[str]:
     else:
         words = [sys.executable, "-m", "mmrl.cli", *words[1:]]
     overrides = {"train": (*TWO_STEPS, f"model.path={model}"), "eval": ("eval.tasks=2",)}
-    verb = next((verb for verb in overrides if verb in words), None)
+    verb = words[words.index("mmrl.cli") + 1]
     words = ["20" if word.isdigit() and words[n - 1] == "--n" else word for n, word in enumerate(words)]
-    return words + [argument for override in overrides.get(verb or "", ()) for argument in ("--set", override)]
+    return words + [argument for override in overrides.get(verb, ()) for argument in ("--set", override)]
 
 
 @pytest.mark.trains
