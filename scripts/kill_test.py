@@ -29,8 +29,6 @@ from mmrl.seeding import stream
 LONGEST_LIFE_S = 300.0
 """A process that has neither finished nor reached its moment by then hangs."""
 ERRORS = "stderr.txt"
-NEXT_KILL_S = 2.0
-"""A random kill falls in this time after the run has begun or gone on."""
 
 
 REWARD = '''
@@ -93,17 +91,21 @@ def live(folder: str, name: str) -> None:
     train(load_recipe(Path(folder, "recipe.yaml"), [f"trainer.name={name}"]), resume=True)
 
 
-def one_life(context, folder: Path, name: str, kill: int | None) -> str:
-    """Runs the process and ends it at the keyed moment of kill number `kill` (None: never) -> "finished", "killed", or "killed writing"."""
+def one_life(context, folder: Path, name: str, kill: int | None, whole_run_s: float = 0.0) -> str:
+    """Runs the process and ends it at the keyed moment of kill number `kill` (None: never) -> "finished", "killed", or "killed writing".
+
+    Every other kill waits for a checkpoint to be under way; the rest come at any moment within the time that a whole run takes. A life may
+    be over before its moment comes; the next run's is another.
+    """
     process = context.Process(target=live, args=(str(folder), name))
     process.start()
     run, began = folder / name, time.monotonic()
     lived = _has_begun(run, process, began)
     outcome = "finished"
     if kill is not None and lived:
-        rng = stream("kill test", kill)
+        rng = stream("kill test", name, kill)
         if kill % 2:
-            time.sleep(rng.uniform(0, NEXT_KILL_S))
+            time.sleep(rng.uniform(0, whole_run_s))
         else:
             while process.is_alive() and not any(run.glob(".checkpoint-*.part")):
                 time.sleep(0.001)
@@ -163,13 +165,14 @@ def main() -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mmrl.trainer"])
     one_life(context, folder, "alone", None)
+    whole_run_s = json.loads((folder / "alone" / "manifest.json").read_text())["seconds"]
     expected = leavings(folder / "alone")
     kills, writing, rounds, differ = 0, 0, 0, []
     while kills < arguments.kills:
         rounds += 1
         name = f"killed-{rounds}"
         while True:
-            outcome = one_life(context, folder, name, kills if kills < arguments.kills else None)
+            outcome = one_life(context, folder, name, kills if kills < arguments.kills else None, whole_run_s)
             if outcome == "finished":
                 break
             kills, writing = kills + 1, writing + (outcome == "killed writing")
