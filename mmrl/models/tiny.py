@@ -54,7 +54,7 @@ class TinyShape:
     num_key_value_heads: int = 2
     mrope_section: tuple[int, int, int] = (4, 6, 6)
     rope_theta: float = 10.0
-    """Small, because the width axis has the slowest frequencies: at the usual 1e6 neighbouring columns would look the same."""
+    """Small, because the width axis has the slowest frequencies: at 1e6 its angles hardly differ between neighbouring columns."""
     vision_depth: int = 1
     vision_hidden_size: int = 64
     initializer_range: float = 0.09
