@@ -33,9 +33,9 @@ MAY_CHANGE = frozenset(
         "name", "output_dir", "eval_steps", "eval_batch_size", "save_steps", "save_total_limit", "log_completions_steps", "trackers",
         "reward_failure_limit", "early_stop", "max_minutes",
     )
-) | {"update.per_device_train_batch_size", "model.gradient_checkpointing", "eval.tasks"}  # fmt: skip
-"""Recipe keys that a resumed run may have otherwise: they do not change what is learned. The batch size and gradient checkpointing leave
-the gradient equal only up to rounding: a run that ran out of memory may go on with less."""
+) | {"update.per_device_train_batch_size", "update.max_tokens_per_stream", "model.gradient_checkpointing", "eval.tasks"}  # fmt: skip
+"""Recipe keys that a resumed run may have otherwise: they do not change what is learned. The sizes of streams and gradient checkpointing
+leave the gradient equal only up to rounding: a run that ran out of memory may go on with less."""
 ABSENT = "(not set)"
 STATE, OPTIMIZER, CHECKSUMS, ADAPTER = "trainer_state.json", "optimizer.safetensors", "checksums.json", "adapter"
 

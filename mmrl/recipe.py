@@ -145,16 +145,19 @@ class UpdateSection:
     """Passes over the step's samples."""
     num_mini_batches: PositiveInt = 1
     """Optimizer steps per pass."""
-    per_device_train_batch_size: PositiveInt = 64
-    """Rows per backward; changes memory and speed, never the gradient."""
+    max_tokens_per_stream: PositiveInt = 8192
+    """Tokens of a forward: prompts that are read at once, and completions that are back-propagated at once. Changes memory and speed, never
+    the gradient."""
+    per_device_train_batch_size: PositiveInt | None = None
+    """Completions per backward, at most; null = as many as max_tokens_per_stream allows. Never changes the gradient either."""
     mask_truncated_completions: bool = False
     """Leave completions without an end out of loss and denominator (DAPO's overlong filtering)."""
     dynamic_sampling: DynamicSamplingSection | None = None
     """Replace groups that teach nothing; null = keep all."""
     kl_in_reward: NonNegative = 0.0
     """Subtract this times log(policy / reference) from each token's reward (REINFORCE++); 0 = no."""
-    forward: Literal["auto", "packed", "naive"] = "auto"
-    """"packed" forwards a group's prompt and picture once, "naive" once per completion; "auto" packs where the model can."""
+    forward: Literal["auto", "shared", "naive"] = "auto"
+    """"shared" forwards a group's prompt and picture once, "naive" once per completion; "auto" shares where the model can."""
     max_grad_norm: Positive = 1.0
     """Gradient norm above which the gradient is scaled down."""
 

@@ -24,10 +24,10 @@ import torch
 
 from data_pipelines.tasks.maze import MazeTasks
 from mmrl.models import tiny as untrained
+from mmrl.models.forward import GroupForward
 from mmrl.models.policy import Policy
 from mmrl.models.processor import PromptMaker
 from mmrl.models.quiet import quiet_transformers
-from mmrl.models.stream import build_stream
 from mmrl.models.tiny import TinyShape
 from mmrl.seeding import stream
 from mmrl.types import Task
@@ -126,6 +126,7 @@ def _warm_up(policy: Policy, processor: untrained.Qwen2_5_VLProcessor, made: Mad
     tasks, make_prompts = warm_up_tasks(warm), PromptMaker(processor, policy.layout)
     tokenizer = processor.tokenizer
     optimizer = torch.optim.AdamW(policy.parameters(), lr=warm.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    forward = GroupForward(1.0, tokenizer.pad_token_id)
     policy.train()
     for step in range(warm.steps):
         batch = [tasks.task(tasks.key(step * warm.batch_size + n)) for n in range(warm.batch_size)]
@@ -134,17 +135,18 @@ def _warm_up(policy: Policy, processor: untrained.Qwen2_5_VLProcessor, made: Mad
             for task, prompt in zip(batch, make_prompts(batch), strict=True)
             for moves in demonstrations(task, warm)
         ]
-        lines = build_stream(rows, policy.layout, tokenizer.pad_token_id)
-        logps, _ = policy(lines, 1.0, False)
-        loss = -logps.mean()
+        tokens, total = sum(len(completion) for _, completion in rows), 0.0
         for group in optimizer.param_groups:
             group["lr"] = warm.learning_rate * _rate(step, warm)
         optimizer.zero_grad()
-        loss.backward()
+        for part in forward(policy, rows):
+            loss = -part.logps.sum() / tokens
+            loss.backward()
+            total += loss.item()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         if step == 0 or (step + 1) % 50 == 0:
-            report(f"warm-up {step + 1}/{warm.steps}: loss {loss.item():.3f} nats a token")
+            report(f"warm-up {step + 1}/{warm.steps}: loss {total:.3f} nats a token")
 
 
 def demonstrations(task: Task, warm: WarmUp) -> list[str]:

@@ -24,8 +24,9 @@ from mmrl.evaluate import evaluate, table_metrics, write_evaluation
 from mmrl.loop.collect import Collected, Collector
 from mmrl.loop.credit import credit, gather_from_ranks, together
 from mmrl.loop.score import WeightedReward
-from mmrl.loop.update import Forward, Passes, TokenMeans, WeightedTerm, accumulate, reduce_means
+from mmrl.loop.update import Passes, TokenMeans, WeightedTerm, accumulate, reduce_means
 from mmrl.metrics import GroupNumbers, MetricsFile, manifest, rollout_metrics, write_json, write_rollouts, write_whole
+from mmrl.models.forward import GroupForward
 from mmrl.models.load import load_policy, load_reference, reference_mode
 from mmrl.models.processor import PromptMaker
 from mmrl.ops import kl_k1
@@ -170,19 +171,17 @@ class Trainer:
         """Log-probabilities under the policy as the step began, and under the reference, by id() of the rollout; {} where nothing needs
         them."""
         in_reward, step = self.recipe.update.kl_in_reward > 0, self.state.step
-        rows = [
-            Sample(r, np.zeros(len(r.completion.ids), np.float32), np.zeros(len(r.completion.ids), np.float32))
-            for group in collected.scored for r in group.group.rollouts if r.train_prompt is not None
-        ]  # fmt: skip
+        rollouts = [r for group in collected.scored for r in group.group.rollouts if r.train_prompt is not None]
+        rows = [(r.train_prompt, r.completion.ids) for r in rollouts if r.train_prompt is not None]
         old: dict[int, np.ndarray] = {}
         ref: dict[int, np.ndarray] = {}
         with _timed(seconds, "old"):
             if self._several or in_reward or (self._writes_rollouts() and self.accelerator.is_main_process):
-                old = {id(s.rollout): v for s, v in zip(rows, self.forward.logps(self.policy, rows), strict=True)}
+                old = {id(r): v for r, v in zip(rollouts, self.forward.logps(self.policy, rows), strict=True)}
         with _timed(seconds, "ref"):
             if in_reward or any(t.at(step) != 0 and "ref_logps" in t.term.needs for t in self.terms):
                 with reference_mode(self.policy, self.reference) as reference:
-                    ref = {id(s.rollout): v for s, v in zip(rows, self.forward.logps(reference, rows), strict=True)}
+                    ref = {id(r): v for r, v in zip(rollouts, self.forward.logps(reference, rows), strict=True)}
         return old, ref
 
     def _credit(
@@ -380,16 +379,20 @@ class Trainer:
             write_json(self.folder / "manifest.json", self.manifest)
         self.accelerator.end_training()
 
-    def _forward(self) -> Forward:
-        """How rows are forwarded: packed wherever it is asked for or, under "auto", the model's attention allows it."""
+    def _forward(self) -> GroupForward:
+        """How rows are forwarded: sharing prompts wherever it is asked for or, under "auto", the model's attention allows it."""
         update = self.recipe.update
-        if update.forward == "auto" and not self.policy.can_pack:
-            _log.warning("update.forward: rows are forwarded one by one, because this attention takes no mask; sdpa would pack them")
-        packed = update.forward == "packed" or (update.forward == "auto" and self.policy.can_pack)
-        return Forward(
-            self.recipe.rollout.temperature, update.per_device_train_batch_size, "packed" if packed else "naive",
+        if update.forward == "shared" and not self.policy.can_share:
+            raise RecipeError("update.forward: this model's attention takes no streams; use sdpa, or set update.forward: naive")
+        if update.forward == "auto" and not self.policy.can_share:
+            _log.warning("update.forward: rows are forwarded one by one, because this attention takes no streams; sdpa would share prompts")
+        return GroupForward(
+            self.recipe.rollout.temperature,
             self.processor.tokenizer.pad_token_id,
-        )  # fmt: skip
+            "lines" if update.forward == "naive" or not self.policy.can_share else "two_streams",
+            update.max_tokens_per_stream,
+            update.per_device_train_batch_size,
+        )
 
 
 def _first_task_read(recipe: Recipe) -> TaskSource:

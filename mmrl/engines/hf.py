@@ -20,7 +20,6 @@ from transformers import DynamicCache
 from mmrl.errors import EngineError
 from mmrl.models.policy import Policy
 from mmrl.models.processor import prompt_positions
-from mmrl.models.stream import stack_media
 from mmrl.protocols import Sampling
 from mmrl.seeding import stream
 from mmrl.types import Completion, Prompt
@@ -155,11 +154,10 @@ class _Decode:
             left = width - lengths[n]
             ids[n, left:], padding[n, left:] = prompt.ids, 1
             positions[:, n, left:] = prompt_positions(prompt, self.policy.layout)
-        media = {name: value.to(self.device) for name, value in stack_media(self.prompts).items()}
-        embeds = self.policy.embed(torch.from_numpy(ids).to(self.device), media)
+        embeds, extra = self.policy.embed(torch.from_numpy(ids).to(self.device), self.prompts)
         mask = None if min(lengths) == width else torch.from_numpy(padding).to(self.device)
         cache = DynamicCache(config=self.policy.base.config.get_text_config())
-        out = self.policy.hidden(embeds, torch.from_numpy(positions).to(self.device), mask, past_key_values=cache)
+        out = self.policy.hidden(embeds, torch.from_numpy(positions).to(self.device), mask, past_key_values=cache, **extra)
         next_position = torch.from_numpy(positions.max((0, 2)) + 1).to(self.device)
         return self.policy.base.lm_head(out.last_hidden_state[:, -1]), cache, mask, next_position
 

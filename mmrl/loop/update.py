@@ -1,19 +1,19 @@
-"""Samples -> gradient. Rows are forwarded in micro-batches that share prompts; each row's share of the loss was fixed in `credit`, so how
-rows are cut changes nothing but memory."""
+"""Samples -> gradient. Rows are forwarded in parts that share prompts; each row's share of the loss was fixed in `credit`, so how rows are
+cut changes nothing but memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmrl.batch import LossInputs
+from mmrl.models.forward import GroupForward
 from mmrl.models.policy import Policy
-from mmrl.models.stream import build_stream
+from mmrl.models.stream import Row
 from mmrl.protocols import LossTerm, Schedule
 from mmrl.types import Sample
 
@@ -31,48 +31,6 @@ class WeightedTerm:
 
 
 @dataclass(frozen=True)
-class Forward:
-    """How rows become log-probabilities: one setting for every pass of a step."""
-
-    temperature: float
-    rows: int
-    """Rows of a micro-batch (`per_device_train_batch_size`)."""
-    form: Literal["packed", "naive"]
-    pad_id: int
-
-    def micro_batches(self, samples: Sequence[Sample]) -> Iterator[list[int]]:
-        """Indices of `samples`, rows of one prompt together, the shorter first."""
-        prompts: dict[int, int] = {}
-        for sample in samples:
-            prompts.setdefault(id(_prompt(sample)), len(prompts))
-        order = sorted(range(len(samples)), key=lambda i: (prompts[id(_prompt(samples[i]))], len(samples[i].advantages), i))
-        for at in range(0, len(order), self.rows):
-            yield order[at : at + self.rows]
-
-    def __call__(self, policy: Policy, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies float32 [n], row after row."""
-        rows = [(_prompt(s), s.rollout.completion.ids) for s in samples]
-        stream = build_stream(rows, policy.layout, self.pad_id, self.form).to(policy.device)
-        logps, entropy = policy(stream, self.temperature, True)
-        assert entropy is not None
-        return logps, entropy
-
-    def logps(self, policy: Policy, samples: Sequence[Sample]) -> list[np.ndarray]:
-        """Log-probabilities without gradient, float32 [T] per sample, by the same micro-batches as the update's. Dropout is off, as it was
-        when the engine sampled."""
-        out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(samples)
-        was_training = policy.training
-        policy.eval()
-        with torch.no_grad():
-            for indices in self.micro_batches(samples):
-                logps, _ = self(policy, [samples[i] for i in indices])
-                for i, row in zip(indices, logps.cpu().split([len(samples[i].advantages) for i in indices]), strict=True):
-                    out[i] = row.numpy()
-        policy.train(was_training)
-        return out
-
-
-@dataclass(frozen=True)
 class Passes:
     """What was computed before the update, one array per sample; None = not needed."""
 
@@ -81,7 +39,7 @@ class Passes:
 
 
 class TokenMeans:
-    """Means over the tokens of all rows that were forwarded, across micro-batches, updates and ranks. Rows that cannot change the update
+    """Means over the tokens of all rows that were forwarded, across parts, updates and ranks. Rows that cannot change the update
     (see `accumulate`) are not forwarded and so are in no mean: `rows` of `of_rows` were."""
 
     def __init__(self) -> None:
@@ -103,7 +61,13 @@ class TokenMeans:
 
 
 def accumulate(
-    policy: Policy, forward: Forward, samples: Sequence[Sample], passes: Passes, terms: Sequence[WeightedTerm], step: int, means: TokenMeans
+    policy: Policy,
+    forward: GroupForward,
+    samples: Sequence[Sample],
+    passes: Passes,
+    terms: Sequence[WeightedTerm],
+    step: int,
+    means: TokenMeans,
 ) -> float:
     """Adds the gradient of the update's loss to the policy's parameters and returns this rank's share of the loss.
 
@@ -116,11 +80,11 @@ def accumulate(
     means.of_rows += len(samples)
     needed = [i for i, sample in enumerate(samples) if _matters(sample, active)]
     means.rows += len(needed)
-    for batch in forward.micro_batches([samples[i] for i in needed]):
-        indices = [needed[n] for n in batch]
+    for part in forward(policy, [row_of(samples[i]) for i in needed]):
+        indices = [needed[n] for n in part.rows]
         rows = [samples[i] for i in indices]
-        logps, entropy = forward(policy, rows)
-        x = _inputs(rows, indices, logps, entropy, passes)
+        logps = part.logps
+        x = _inputs(rows, indices, logps, part.entropy, passes)
         weights = _padded([s.token_weights for s in rows], logps.device)
         loss = torch.zeros((), device=logps.device)
         for term, weight in active:
@@ -166,10 +130,11 @@ def _gap_metrics(means: TokenMeans, x: LossInputs) -> None:
     means.add("entropy", x.entropy, x.mask)
 
 
-def _prompt(sample: Sample):
+def row_of(sample: Sample) -> Row:
+    """The prompt that the sample is trained under and its completion's ids."""
     prompt = sample.rollout.train_prompt
     assert prompt is not None
-    return prompt
+    return prompt, sample.rollout.completion.ids
 
 
 def _spread(values: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -1,106 +1,126 @@
-"""Rows of completions as one padded batch of token lines, so that a forward pays for each prompt once.
+"""Prompts and completions as packed token streams, so that a forward pays for each prompt once.
 
-A packed line is one prompt and all its completions in the micro-batch: `[p_1 … p_{P-1} | seg_1 | seg_2 | …]` with
-`seg_i = [p_P, r_1 … r_{T-1}]`. A segment sees the prompt and itself; repeating the last prompt token at the head of each segment makes
-every completion token be predicted inside its own segment. A naive line is one prompt and one completion under the plain causal mask.
-Both give the same log-probabilities; the picture of a line is encoded once.
+A group is one prompt and its completions. The prefix is the prompt without its last token; each completion is a segment
+`[last prompt token, r_1 … r_{T-1}]` that sees the prefix and itself. Repeating the last prompt token at the head of every segment makes
+each completion token be predicted inside its own segment, so segment rows are all that the head needs. Completions go on at the prompt's
+largest rotary position plus one, wherever they lie in the stream.
+
+A line is the naive form: one prompt and one completion in a padded row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from mmrl.models.positions import VisionLayout
 from mmrl.models.processor import prompt_positions
+from mmrl.models.spans import Spans, spans_of
 from mmrl.types import Prompt
+
+Row = tuple[Prompt, np.ndarray]
+"""A prompt and the ids of one completion of it, int64 [T], T >= 1."""
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
-    """Input of one forward: L lines of S tokens, n completion tokens in all, row after row."""
+class Prefixes:
+    """Prompts without their last tokens, packed: S tokens."""
 
+    prompts: tuple[Prompt, ...]
+    ids: Int[Tensor, "1 s"]
+    positions: Int[Tensor, "3 1 s"]
+    lengths: tuple[int, ...]
+    last_positions: tuple[int, ...]
+    """Rotary position of each prompt's last token, the same on all three axes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Completions of some of the prompts of `Prefixes`, packed: n tokens, each predicting its target."""
+
+    ids: Int[Tensor, "1 n"]
+    positions: Int[Tensor, "3 1 n"]
+    targets: Int[Tensor, " n"]
+    lengths: tuple[int, ...]
+    """Completion tokens of each row."""
+    tokens_of_prefix: tuple[int, ...]
+    """How many of the n tokens belong to each prefix; those of one prefix lie together, in the prefixes' order."""
+
+    def own(self) -> Spans:
+        return Spans.causal(self.lengths, self.ids.device)
+
+    def cross(self, prefixes: Prefixes, start: int = 0) -> Spans:
+        """Which tokens see which prefix; `start`: the first token's place in the stream."""
+        queries, keys = spans_of(self.tokens_of_prefix, start), spans_of(prefixes.lengths)
+        return Spans(tuple(queries), tuple(keys), False, self.ids.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """L prompts with one completion each, right-padded to S tokens, n completion tokens in all, row after row."""
+
+    prompts: tuple[Prompt, ...]
     ids: Int[Tensor, "l s"]
     positions: Int[Tensor, "3 l s"]
-    mask: Bool[Tensor, "l 1 s s"] | None
-    """True = may be attended to; None = plain causal."""
-    mm_inputs: Mapping[str, Tensor]
-    """The lines' media, in line order, under the processor's names."""
     places: Int[Tensor, " n"]
     """Index in [L * S] of the token whose hidden state predicts each completion token."""
     targets: Int[Tensor, " n"]
     lengths: tuple[int, ...]
-    """Completion tokens of each row."""
-
-    def to(self, device: torch.device | str) -> Stream:
-        return Stream(
-            self.ids.to(device), self.positions.to(device), None if self.mask is None else self.mask.to(device),
-            {k: v.to(device) for k, v in self.mm_inputs.items()}, self.places.to(device), self.targets.to(device), self.lengths,
-        )  # fmt: skip
 
 
-def build_stream(
-    rows: Sequence[tuple[Prompt, np.ndarray]], layout: VisionLayout, pad_id: int, form: Literal["packed", "naive"] = "packed"
-) -> Stream:
-    """Stream of `rows` (prompt, completion ids int64 [T >= 1]). Rows share a line when they share the prompt object. Raises ValueError for
-    no rows, and for a completion that is empty or holds a vision token, which no policy gives a probability above 0."""
-    if not rows:
-        raise ValueError("a stream needs at least one row")
-    for row, (prompt, completion) in enumerate(rows):
-        if not len(completion) or layout.is_vision(completion).any():
-            problem = "is empty" if not len(completion) else "holds a picture or video token"
-            raise ValueError(f"row {row}, task {prompt.task.id}: the completion {problem}; leave it out of the update")
-    lines: dict[object, list[int]] = {}
-    for index, (prompt, _) in enumerate(rows):
-        lines.setdefault(id(prompt) if form == "packed" else index, []).append(index)
-    members = list(lines.values())
-    prompts = [rows[line[0]][0] for line in members]
-    sizes = [len(p.ids) - 1 + sum(len(rows[i][1]) for i in line) for p, line in zip(prompts, members, strict=True)]
-    width = max(sizes)
-    ids = np.full((len(members), width), pad_id, np.int64)
-    positions = np.zeros((3, len(members), width), np.int64)
-    owner = np.full((len(members), width), -1, np.int64)  # which segment a token belongs to; 0 = the prompt
-    starts = np.zeros(len(rows), np.int64)
-    for n, (prompt, line) in enumerate(zip(prompts, members, strict=True)):
-        at = len(prompt.ids) - 1
-        ids[n, :at], owner[n, :at] = prompt.ids[:-1], 0
-        place = prompt_positions(prompt, layout)
-        positions[:, n, :at] = place[:, :-1]
-        for segment, row in enumerate(line, start=1):
-            completion = rows[row][1]
-            end = at + len(completion)
-            ids[n, at] = prompt.ids[-1]
-            ids[n, at + 1 : end] = completion[:-1]
-            positions[:, n, at:end] = place.max() + np.arange(len(completion))
-            owner[n, at:end] = segment
-            starts[row] = n * width + at
-            at = end
-    lengths = tuple(len(completion) for _, completion in rows)
-    places = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])
-    return Stream(
-        ids=torch.from_numpy(ids),
-        positions=torch.from_numpy(positions),
-        mask=_segment_mask(owner) if form == "packed" else None,
-        mm_inputs=stack_media(prompts),
-        places=torch.from_numpy(places),
-        targets=torch.from_numpy(np.concatenate([completion for _, completion in rows])),
-        lengths=lengths,
+def pack_prefixes(prompts: Sequence[Prompt], layout: VisionLayout, device: torch.device) -> Prefixes:
+    places = [prompt_positions(prompt, layout) for prompt in prompts]
+    return Prefixes(
+        prompts=tuple(prompts),
+        ids=torch.from_numpy(np.concatenate([prompt.ids[:-1] for prompt in prompts]))[None].to(device),
+        positions=torch.from_numpy(np.concatenate([place[:, :-1] for place in places], 1))[:, None].to(device),
+        lengths=tuple(len(prompt.ids) - 1 for prompt in prompts),
+        last_positions=tuple(int(place.max()) for place in places),
     )
 
 
-def _segment_mask(owner: np.ndarray) -> Bool[Tensor, "l 1 s s"]:
-    """Causal, within a token's own segment and the prompt. Padding sees itself, so that no row of the mask is empty."""
-    own = torch.from_numpy(owner)
-    width = own.shape[1]
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    visible = (own[:, :, None] == own[:, None, :]) | (own[:, None, :] == 0)
-    return (visible & causal)[:, None]
+def pack_segments(prefixes: Prefixes, rows: Sequence[tuple[int, np.ndarray]]) -> Segments:
+    """Segments of `rows` (index of the prefix, completion ids int64 [T]), which must stand in the order of their prefixes."""
+    tokens = [0] * len(prefixes.prompts)
+    for index, completion in rows:
+        tokens[index] += len(completion)
+    ids = [np.concatenate([prefixes.prompts[index].ids[-1:], completion[:-1]]) for index, completion in rows]
+    positions = [prefixes.last_positions[index] + np.arange(len(completion)) for index, completion in rows]
+    device = prefixes.ids.device
+    return Segments(
+        ids=torch.from_numpy(np.concatenate(ids))[None].to(device),
+        positions=torch.from_numpy(np.concatenate(positions)).to(device).expand(3, 1, -1),
+        targets=torch.from_numpy(np.concatenate([completion for _, completion in rows])).to(device),
+        lengths=tuple(len(completion) for _, completion in rows),
+        tokens_of_prefix=tuple(tokens),
+    )
+
+
+def pad_lines(rows: Sequence[Row], layout: VisionLayout, pad_id: int, device: torch.device) -> Lines:
+    width = max(len(prompt.ids) + len(completion) for prompt, completion in rows) - 1
+    ids = np.full((len(rows), width), pad_id, np.int64)
+    positions = np.zeros((3, len(rows), width), np.int64)
+    places = []
+    for n, (prompt, completion) in enumerate(rows):
+        first, end = len(prompt.ids) - 1, len(prompt.ids) - 1 + len(completion)
+        ids[n, :end] = np.concatenate([prompt.ids, completion[:-1]])
+        place = prompt_positions(prompt, layout)
+        positions[:, n, : first + 1] = place
+        positions[:, n, first:end] = place.max() + np.arange(len(completion))
+        places.append(n * width + first + np.arange(len(completion)))
+    return Lines(
+        prompts=tuple(prompt for prompt, _ in rows),
+        ids=torch.from_numpy(ids).to(device),
+        positions=torch.from_numpy(positions).to(device),
+        places=torch.from_numpy(np.concatenate(places)).to(device),
+        targets=torch.from_numpy(np.concatenate([completion for _, completion in rows])).to(device),
+        lengths=tuple(len(completion) for _, completion in rows),
+    )
 
 
 def stack_media(prompts: Sequence[Prompt]) -> dict[str, Tensor]:

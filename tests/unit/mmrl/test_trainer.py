@@ -470,9 +470,9 @@ def test_ten_in_a_row_end_the_run_with_a_way_out(recipe, poisoned, tmp_path):
 
 
 @pytest.mark.trains
-def test_micro_batches_and_form_do_not_change_the_run(recipe):
+def test_parts_and_form_do_not_change_the_run(recipe):
     plain = train(recipe("trainer.name=plain", SMOOTH))
-    for n, override in enumerate(("update.per_device_train_batch_size=3", "update.forward=naive")):
+    for n, override in enumerate(("update.per_device_train_batch_size=3", "update.max_tokens_per_stream=20", "update.forward=naive")):
         other = train(recipe(override, f"trainer.name=other-{n}", SMOOTH))
         for key, value in weights(plain).items():
             torch.testing.assert_close(weights(other)[key], value, rtol=0, atol=1e-6)

@@ -9,7 +9,7 @@ import torch
 from mmrl.engines.hf import HFEngine, _cut
 from mmrl.errors import EngineError
 from mmrl.models.load import load_policy
-from mmrl.models.stream import build_stream
+from mmrl.models.forward import GroupForward
 from mmrl.models.tiny import build_tokenizer
 from mmrl.protocols import Sampling
 from mmrl.recipe import ModelSection
@@ -100,11 +100,10 @@ def test_sampling_logps_are_the_trainers(engine, shared_policy, prompts, tempera
     """Rows of different prompts, some finished and gone: what the engine reports is what the update will compute."""
     groups = engine().generate(prompts, 3, Sampling(temperature, max_completion_length=7))
     rows = [(prompt, c.ids) for prompt, group in zip(prompts, groups, strict=True) for c in group]
-    with torch.no_grad():
-        logps, _ = shared_policy(build_stream(rows, shared_policy.layout, 0), temperature, False)
+    logps = np.concatenate(GroupForward(temperature, 0).logps(shared_policy, rows))
     reported = np.concatenate([c.sampling_logps for group in groups for c in group])
     assert reported.dtype == np.float32
-    np.testing.assert_allclose(reported, logps.numpy(), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(reported, logps, rtol=0, atol=1e-4)
 
 
 def test_sampling_logps_stay_the_trainers_when_rows_leave(engine, ending_policy, prompts):
@@ -279,9 +278,8 @@ def test_frequencies_are_the_probabilities(engine, shared_policy, prompts):
     prompt, draws = prompts[0], 4000
     (group,) = engine(max_rows=draws).generate([prompt], draws, Sampling(temperature=1.3, max_completion_length=1))
     vocabulary = np.setdiff1d(np.arange(512), shared_policy.banned_ids.numpy())
-    with torch.no_grad():
-        logps, _ = shared_policy(build_stream([(prompt, np.array([t])) for t in vocabulary], shared_policy.layout, 0), 1.3, False)
-    probs = logps.exp().double().numpy()
+    logps = GroupForward(1.3, 0).logps(shared_policy, [(prompt, np.array([token])) for token in vocabulary])
+    probs = np.exp(np.concatenate(logps).astype(np.float64))
     counts = np.bincount([c.ids[0] for c in group], minlength=512)[vocabulary]
     assert counts.sum() == draws
     common = draws * probs >= 5

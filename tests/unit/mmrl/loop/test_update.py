@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from mmrl.aggregate import token_weights
-from mmrl.loop.update import Forward, Passes, TokenMeans, WeightedTerm, accumulate, reduce_means
+from mmrl.loop.update import Passes, TokenMeans, WeightedTerm, accumulate, reduce_means, row_of
 from mmrl.losses.cispo import CappedISPolicy, ClippedISPolicy
 from mmrl.losses.clipped_surrogate import ClippedSurrogate
 from mmrl.losses.entropy_bonus import EntropyBonus
 from mmrl.losses.gspo import GSPO
 from mmrl.losses.kl import KLToReference
+from mmrl.models.forward import GroupForward
 from mmrl.types import Completion, Rollout, Sample
 
 LENGTHS = (4, 1, 6, 2, 5, 3, 3, 7)
@@ -22,6 +23,10 @@ ADVANTAGES = (1.0, -0.5, -0.5, 0.0, 0.0, 0.0, 2.0, -2.0)
 TEMPERATURE = 0.8
 BETA, BONUS = 0.3, 0.1
 L_MAX = 9
+
+
+def forward_of(form="two_streams", **settings):
+    return GroupForward(TEMPERATURE, 0, form, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +109,12 @@ TERMS = (
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sequence_sum", "constant"])
 @pytest.mark.parametrize("rows", [1, 3, 8])
-@pytest.mark.parametrize("form", ["packed", "naive"])
+@pytest.mark.parametrize("form", ["two_streams", "flat", "lines"])
 def test_loss_and_gradient_equal_the_plain_form(new_policy, world, expected, aggregation, rows, form):
-    """However rows are cut into micro-batches (8, 3 or 1 of them) and forwarded."""
+    """However rows are cut into parts (8, 3 or 1 of them) and forwarded."""
     rollouts, old, ref = world
     policy = new_policy()
-    loss = accumulate(
-        policy, Forward(TEMPERATURE, rows, form, 0), samples_of(rollouts, aggregation), Passes(old, ref), TERMS, 0, TokenMeans()
-    )
+    loss = accumulate(policy, forward_of(form, max_rows=rows), samples_of(rollouts, aggregation), Passes(old, ref), TERMS, 0, TokenMeans())
     plain_loss, plain_gradient = expected[aggregation]
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     assert relative(gradient(policy), plain_gradient) < 1e-5
@@ -139,7 +142,7 @@ def run(policy, rollouts, old, term, advantages=ADVANTAGES, rows=3):
     counted, means = Counted(policy), TokenMeans()
     terms = [WeightedTerm(term, 1.0, "term")]
     samples = samples_of(rollouts, "token_mean", advantages)
-    loss = accumulate(counted, Forward(TEMPERATURE, rows, "packed", 0), samples, Passes(old, None), terms, 0, means)
+    loss = accumulate(counted, forward_of(max_rows=rows), samples, Passes(old, None), terms, 0, means)
     return loss, gradient(policy), counted.lengths, means
 
 
@@ -170,7 +173,7 @@ def test_rows_of_zero_advantage_are_not_forwarded_and_change_nothing(new_policy,
 def test_a_term_that_does_not_vanish_keeps_every_row(new_policy, world):
     rollouts, old, ref = world
     policy, means = Counted(new_policy()), TokenMeans()
-    accumulate(policy, Forward(TEMPERATURE, 3, "packed", 0), samples_of(rollouts, "token_mean"), Passes(old, ref), TERMS, 0, means)
+    accumulate(policy, forward_of(max_rows=3), samples_of(rollouts, "token_mean"), Passes(old, ref), TERMS, 0, means)
     assert sorted(policy.lengths) == sorted(LENGTHS)
 
 
@@ -180,7 +183,7 @@ def test_a_term_of_weight_zero_is_not_computed(new_policy, world):
     policy = Counted(new_policy())
     terms = [WeightedTerm(ClippedSurrogate(), 1.0, "s"), WeightedTerm(KLToReference(), lambda step: 0.0, "kl")]
     means = TokenMeans()
-    accumulate(policy, Forward(TEMPERATURE, 8, "packed", 0), samples_of(rollouts, "token_mean"), Passes(old, None), terms, 0, means)
+    accumulate(policy, forward_of(max_rows=8), samples_of(rollouts, "token_mean"), Passes(old, None), terms, 0, means)
     assert len(policy.lengths) == 5
     assert "kl" not in means.sums
 
@@ -190,7 +193,7 @@ def test_rows_without_weight_are_not_forwarded(new_policy, world):
     rollouts, old, ref = world
     policy, means = Counted(new_policy()), TokenMeans()
     samples = [Sample(s.rollout, s.advantages, np.zeros_like(s.token_weights)) for s in samples_of(rollouts, "token_mean")]
-    assert accumulate(policy, Forward(TEMPERATURE, 3, "packed", 0), samples, Passes(old, ref), TERMS, 0, means) == 0
+    assert accumulate(policy, forward_of(max_rows=3), samples, Passes(old, ref), TERMS, 0, means) == 0
     assert policy.lengths == []
     assert reduce_means([means]) == {"forwarded": 0.0}
 
@@ -201,16 +204,16 @@ def test_one_update_takes_its_own_log_probabilities_as_old(new_policy, world):
     means = TokenMeans()
     samples = samples_of(rollouts, "token_mean")
     terms = [WeightedTerm(ClippedSurrogate(), 1.0, "s")]
-    loss = accumulate(new_policy(), Forward(TEMPERATURE, 3, "packed", 0), samples, Passes(None, None), terms, 0, means)
+    loss = accumulate(new_policy(), forward_of(max_rows=3), samples, Passes(None, None), terms, 0, means)
     assert loss == pytest.approx(-sum(a * t for a, t in zip(ADVANTAGES, LENGTHS, strict=True)) / sum(LENGTHS), rel=1e-6)
     assert reduce_means([means])["clip_ratio/region_mean"] == 0
 
 
-@pytest.mark.parametrize("form", ["packed", "naive"])
+@pytest.mark.parametrize("form", ["two_streams", "flat", "lines"])
 def test_logps_are_those_of_the_plain_form_in_the_callers_order(shared_policy, world, form):
     rollouts, _, _ = world
     samples = samples_of(rollouts, "token_mean")
-    came = Forward(TEMPERATURE, 3, form, 0).logps(shared_policy, samples)
+    came = forward_of(form, max_rows=3).logps(shared_policy, [row_of(s) for s in samples])
     for row, rollout in zip(came, rollouts, strict=True):
         with torch.no_grad():
             np.testing.assert_allclose(row, naive(shared_policy, rollout)[0].numpy(), atol=2e-5)
@@ -223,14 +226,14 @@ def test_logps_are_computed_without_dropout(new_policy, world):
     policy.base.model.language_model.norm.register_forward_hook(
         lambda module, _, out: torch.nn.functional.dropout(out, 0.5, training=module.training)
     )
-    samples = samples_of(rollouts, "token_mean")
-    forward = Forward(TEMPERATURE, 3, "packed", 0)
-    once, again = forward.logps(policy, samples), forward.logps(policy, samples)
+    rows = [row_of(s) for s in samples_of(rollouts, "token_mean")]
+    forward = forward_of(max_rows=3)
+    once, again = forward.logps(policy, rows), forward.logps(policy, rows)
     assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
     assert policy.training
 
 
-def test_metrics_are_token_means_over_micro_batches_and_ranks():
+def test_metrics_are_token_means_over_parts_and_ranks():
     """Tokens 1 2 on one rank, 3 and a masked 100 on the other: mean 2, maximum 3."""
     ranks = [TokenMeans(), TokenMeans()]
     for means, values, mask in zip(ranks, ([[1.0, 2.0]], [[3.0, 100.0]]), ([[True, True]], [[True, False]]), strict=True):

@@ -6,17 +6,15 @@ import torch
 
 from mmrl.errors import RecipeError
 from mmrl.models import load
+from mmrl.models.forward import GroupForward
 from mmrl.models.load import load_policy, load_reference, reference_mode
-from mmrl.models.stream import build_stream
 from mmrl.recipe import LoraSection, ModelSection
 
 
 @pytest.fixture
-def stream(make_prompts, picture_task, completion_ids, shared_policy):
+def rows(make_prompts, picture_task, completion_ids):
     prompts = make_prompts([picture_task("a", (56, 84)), picture_task("b")])
-    return build_stream(
-        [(prompts[n], ids) for n, ids in zip((0, 0, 1), completion_ids(0, [4, 2, 3]), strict=True)], shared_policy.layout, 0
-    )
+    return [(prompts[n], ids) for n, ids in zip((0, 0, 1), completion_ids(0, [4, 2, 3]), strict=True)]
 
 
 @pytest.fixture
@@ -24,10 +22,14 @@ def section(tiny_folder):
     return lambda **fields: ModelSection(path=str(tiny_folder), **fields)
 
 
-def logps_and_gradients(policy, stream):
-    logps, _ = policy(stream, 1.0, False)
-    (logps * torch.linspace(-1, 1, len(logps))).sum().backward()
-    return logps.detach(), {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
+def logps_and_gradients(policy, rows):
+    (part,) = GroupForward(1.0, 0, "flat")(policy, rows)
+    (part.logps * torch.linspace(-1, 1, len(part.logps))).sum().backward()
+    return part.logps.detach(), {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
+
+
+def logps_of(policy, rows):
+    return next(iter(GroupForward(1.0, 0, "flat")(policy, rows))).logps
 
 
 @pytest.fixture
@@ -54,10 +56,10 @@ def edit_config(text=(), **values):
     return change
 
 
-def test_loaded_policy_is_the_saved_one(section, shared_policy, stream):
+def test_loaded_policy_is_the_saved_one(section, shared_policy, rows):
     policy, _ = load_policy(section())
     with torch.no_grad():
-        assert torch.equal(policy(stream, 1.0, False)[0], shared_policy(stream, 1.0, False)[0])
+        assert torch.equal(logps_of(policy, rows), logps_of(shared_policy, rows))
     assert all(p.requires_grad and p.dtype == torch.float32 for p in policy.parameters())
 
 
@@ -121,27 +123,27 @@ def test_home_folder_in_a_path(tiny_folder, monkeypatch):
     assert load.model_path("owner/name") == "owner/name"
 
 
-def test_freeze_vision(section, stream):
+def test_freeze_vision(section, rows):
     policy, _ = load_policy(section(freeze_vision=True))
-    _, gradients = logps_and_gradients(policy, stream)
+    _, gradients = logps_and_gradients(policy, rows)
     frozen = {name for name, p in policy.named_parameters() if not p.requires_grad}
     assert frozen == {name for name, _ in policy.named_parameters() if ".visual." in name}
     assert gradients.keys() == {name for name, p in policy.named_parameters() if p.requires_grad}
 
 
-def test_bfloat16(section, stream):
+def test_bfloat16(section, rows):
     policy, _ = load_policy(section(dtype="bfloat16"))
     assert {p.dtype for p in policy.parameters()} == {torch.bfloat16}
-    assert policy(stream, 1.0, False)[0].dtype == torch.float32
+    assert logps_of(policy, rows).dtype == torch.float32
 
 
-def test_gradient_checkpointing_changes_no_number(section, stream):
+def test_gradient_checkpointing_changes_no_number(section, rows):
     plain, _ = load_policy(section())
-    expected = logps_and_gradients(plain.train(), stream)
+    expected = logps_and_gradients(plain.train(), rows)
     policy, _ = load_policy(section(gradient_checkpointing=True))
     layer, calls = policy.base.model.language_model.layers[0].mlp, []
     layer.register_forward_pre_hook(lambda *_: calls.append(1))
-    logps, gradients = logps_and_gradients(policy.train(), stream)
+    logps, gradients = logps_and_gradients(policy.train(), rows)
     assert len(calls) == 2  # forward, and again in the backward
     assert torch.equal(logps, expected[0])
     assert gradients.keys() == expected[1].keys()
@@ -149,39 +151,39 @@ def test_gradient_checkpointing_changes_no_number(section, stream):
         torch.testing.assert_close(gradient, expected[1][name], rtol=1e-5, atol=1e-5)
 
 
-def test_lora_trains_its_adapter_alone(section, stream):
+def test_lora_trains_its_adapter_alone(section, rows):
     policy, _ = load_policy(section(lora=LoraSection(r=4, alpha=8)))
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
     assert trained == {name for name, _ in policy.named_parameters() if ".lora_" in name}
     assert len(trained) == 2 * 7 * 2  # A and B of 7 layers in each of 2 blocks, none in the vision tower
     assert not any("visual" in name for name in trained)
-    _, gradients = logps_and_gradients(policy, stream)
+    _, gradients = logps_and_gradients(policy, rows)
     assert gradients.keys() == trained
     assert all(g.norm() > 0 for name, g in gradients.items() if "lora_B" in name)  # A's is 0 while B is
 
 
-def test_lora_switched_off_is_the_base_model(section, shared_policy, stream):
+def test_lora_switched_off_is_the_base_model(section, shared_policy, rows):
     """A new adapter adds nothing (B = 0); a moved one does, and off it is the base again: the reference without a second model."""
     settings = section(lora=LoraSection(r=4))
     policy, _ = load_policy(settings)
     policy.eval()
     assert load_reference(settings, policy) is None
     with torch.no_grad():
-        base = shared_policy(stream, 1.0, False)[0]
-        torch.testing.assert_close(policy(stream, 1.0, False)[0], base, rtol=0, atol=1e-6)
+        base = logps_of(shared_policy, rows)
+        torch.testing.assert_close(logps_of(policy, rows), base, rtol=0, atol=1e-6)
         for name, p in policy.named_parameters():
             if "lora_B" in name:
                 p.fill_(0.05)
-        assert (policy(stream, 1.0, False)[0] - base).abs().max() > 1e-2
+        assert (logps_of(policy, rows) - base).abs().max() > 1e-2
         with reference_mode(policy, None) as reference:
-            assert torch.equal(reference(stream, 1.0, False)[0], base)
-        assert (policy(stream, 1.0, False)[0] - base).abs().max() > 1e-2
+            assert torch.equal(logps_of(reference, rows), base)
+        assert (logps_of(policy, rows) - base).abs().max() > 1e-2
 
 
-def test_lora_with_checkpointing_and_bfloat16_trains(section, stream):
+def test_lora_with_checkpointing_and_bfloat16_trains(section, rows):
     settings = section(lora=LoraSection(r=4, dropout=0.1), gradient_checkpointing=True, dtype="bfloat16")
     policy, _ = load_policy(settings)
-    _, gradients = logps_and_gradients(policy.train(), stream)
+    _, gradients = logps_and_gradients(policy.train(), rows)
     assert all(g.isfinite().all() for g in gradients.values())
     assert any(g.norm() > 0 for g in gradients.values())
 
@@ -195,14 +197,14 @@ def test_lora_target_modules(section):
         load_policy(section(lora=LoraSection(target_modules=("q_proj", "lm_head"))))
 
 
-def test_reference_is_a_frozen_model_of_its_own(section, stream):
+def test_reference_is_a_frozen_model_of_its_own(section, rows):
     policy, _ = load_policy(section())
     reference = load_reference(section(), policy)
     assert reference is not None
     assert not reference.training
     assert not any(p.requires_grad for p in reference.parameters())
     with torch.no_grad():
-        before = reference(stream, 1.0, False)[0]
+        before = logps_of(reference, rows)
         next(policy.parameters()).add_(1.0)
         with reference_mode(policy, reference) as forwarded:
-            assert torch.equal(forwarded(stream, 1.0, False)[0], before)
+            assert torch.equal(logps_of(forwarded, rows), before)
