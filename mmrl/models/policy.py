@@ -14,7 +14,7 @@ from mmrl.models.positions import VisionLayout
 from mmrl.models.stream import Stream
 from mmrl.ops import chunked_logps_entropy
 
-SUPPORTED_TYPES = ("qwen2_5_vl", "qwen2_vl")
+SUPPORTED_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 class Policy(nn.Module):
