@@ -18,7 +18,7 @@ from mmrl.models.stream import Lines, Prefixes, Segments, stack_media
 from mmrl.ops import chunked_logps_entropy
 from mmrl.types import Prompt
 
-SUPPORTED_TYPES = ("qwen2_5_vl", "qwen2_vl")
+SUPPORTED_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 KeysValues = list[tuple[Float[Tensor, "s hk d"], Float[Tensor, "s hk d"]]]
 """Of each layer, after rotation."""

@@ -4,10 +4,14 @@ Qwen2.5-VL's multimodal rotary embedding (arXiv:2502.13923, section 2.1.2) gives
 counts up by one on all three; a picture or clip lays its merged patches on a grid from where the text stopped; the text after it starts
 one past the largest number on any axis. transformers 5 departs from that last rule after long videos; vLLM and the original code follow
 it, and so do we.
+
+Qwen3-VL (arXiv:2511.21631) has the same rule and another prompt: a clip is a row of pictures, one of each frame pair, with its time
+written before it. Every pair is a grid of its own, with text between, so time is read and not counted in positions.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +26,20 @@ class VisionLayout:
     """Patches per token along height and along width."""
     tokens_per_second: float | None
     """Time positions per second of video; None = one per frame pair, however long it lasts (Qwen2-VL)."""
+    pair_marks: tuple[int, int] | None = None
+    """Ids of the tokens before and after each frame pair of a clip, which makes every pair a grid of its own (Qwen3-VL); None = the whole
+    clip is one grid."""
+
+    @classmethod
+    def of(cls, config: Any) -> "VisionLayout":
+        """From a model's transformers configuration."""
+        return cls(
+            image_token_id=config.image_token_id,
+            video_token_id=config.video_token_id,
+            merge_size=config.vision_config.spatial_merge_size,
+            tokens_per_second=getattr(config.vision_config, "tokens_per_second", None),
+            pair_marks=(config.vision_start_token_id, config.vision_end_token_id) if config.model_type == "qwen3_vl" else None,
+        )
 
     def is_vision(self, ids: np.ndarray) -> np.ndarray:
         """bool, shape of `ids`: True = the place of a vision token."""
@@ -37,9 +55,12 @@ def mrope_positions(
 ) -> np.ndarray:
     """int64 [3, P] positions (time, height, width) of the expanded prompt `ids` int64 [P].
 
-    Grids are in patches, (frames / temporal patch, height, width), in the order of the prompt. Raises ValueError if the placeholders
-    and the grids do not match.
+    Grids are in patches, (frames / temporal patch, height, width), in the order of the prompt; `second_per_grid_ts` has one number a
+    video, and none where frame pairs are grids of their own. Raises ValueError if the placeholders and the grids do not match.
     """
+    if layout.pair_marks is not None:
+        video_grid_thw = [(1, height, width) for pairs, height, width in video_grid_thw for _ in range(pairs)]
+        second_per_grid_ts = [0.0] * len(video_grid_thw)
     if len(video_grid_thw) != len(second_per_grid_ts):
         raise ValueError(f"{len(video_grid_thw)} video grids, but second_per_grid_ts has {len(second_per_grid_ts)}")
     images, videos = iter(image_grid_thw), iter(zip(video_grid_thw, second_per_grid_ts, strict=True))

@@ -1,5 +1,11 @@
 """Tasks to prompts: chat template, pictures to patches, placeholders expanded. Each task is processed once; the same arrays feed the
-engine, the update and every other pass."""
+engine, the update and every other pass.
+
+A clip of Qwen3-VL is written pair of frames by pair of frames: `<0.2 seconds>`, vision start, its tokens, vision end. The chat template's
+own start and end around the clip give way to those, as in Qwen's original processor (transformers 4.57) and in vLLM; transformers 5 leaves
+them, which doubles the first start and the last end. Times are the frames' own; transformers has only an even frame rate. Each is
+tokenized alone, as vLLM does it, so a clip reads the same after any text.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +59,12 @@ class PromptMaker:
             out = self.processor.video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
         except ValueError as error:
             raise _refused(task, video, error) from error
+        item = {"pixel_values_videos": out["pixel_values_videos"].numpy(), "video_grid_thw": out["video_grid_thw"].numpy()}
+        if self.layout.pair_marks is not None:  # time stands in the text
+            return item
         span = float(video.timestamps_s[-1] - video.timestamps_s[0])
         seconds_per_frame = span / (len(video.frames) - 1) if len(video.frames) > 1 else 1.0
-        return {
-            "pixel_values_videos": out["pixel_values_videos"].numpy(),
-            "video_grid_thw": out["video_grid_thw"].numpy(),
-            "second_per_grid_ts": np.array([seconds_per_frame * self.processor.video_processor.temporal_patch_size]),
-        }
+        return item | {"second_per_grid_ts": np.array([seconds_per_frame * self.processor.video_processor.temporal_patch_size])}
 
     def _prompt(self, task: Task, items: Sequence[Mapping[str, np.ndarray]]) -> Prompt:
         text, short_ids = self._tokenized(task)
@@ -80,7 +85,7 @@ class PromptMaker:
         return self._texts[key]
 
     def _expand(self, task: Task, ids: np.ndarray, items: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-        """Repeats each placeholder as often as its medium has vision tokens."""
+        """Puts a medium's vision tokens in the place of each placeholder."""
         places = np.flatnonzero(self.layout.is_vision(ids))
         kinds = ["video_grid_thw" if ids[p] == self.layout.video_token_id else "image_grid_thw" for p in places]
         have = [next(name for name in item if name.endswith("_grid_thw")) for item in items]
@@ -90,10 +95,21 @@ class PromptMaker:
                 f"task {task.id}: the prompt asks for {asked} and the task brings {brought}; "
                 'write one content part {"type": "image"} or {"type": "video"} for each medium, in order'
             )
-        repeats = np.ones(len(ids), np.int64)
-        for place, item, kind in zip(places, items, kinds, strict=True):
-            repeats[place] = int(item[kind][0].prod()) // self.layout.merge_size**2
-        expanded = np.repeat(ids, repeats)
+        pieces, at = [], 0
+        for place, medium, item, kind in zip(places, task.media, items, kinds, strict=True):
+            tokens = int(item[kind][0].prod()) // self.layout.merge_size**2
+            if medium.is_video and self.layout.pair_marks is not None:
+                if tuple(ids[place - 1 : place + 2 : 2]) != self.layout.pair_marks:
+                    raise TaskError(
+                        f"task {task.id}: the chat template does not put its video between vision start and vision end, which the model's "
+                        "frame pairs take the place of; use the template that came with the model"
+                    )
+                pieces += [ids[at : place - 1], self._frame_pairs(medium, tokens)]
+                at = place + 2
+            else:
+                pieces += [ids[at:place], np.full(tokens, ids[place])]
+                at = place + 1
+        expanded = np.concatenate([*pieces, ids[at:]])
         if self.max_prompt_length is not None and len(expanded) > self.max_prompt_length:
             raise TaskError(
                 f"task {task.id}: its prompt has {len(expanded)} tokens, the limit is {self.max_prompt_length}; "
@@ -102,6 +118,18 @@ class PromptMaker:
         if self.layout.is_vision(expanded[-1]):
             raise TaskError(f"task {task.id}: its prompt ends in a picture; the chat template must end in text")
         return expanded
+
+    def _frame_pairs(self, video: Media, tokens: int) -> np.ndarray:
+        """int64 ids of a clip of `tokens` vision tokens in all: for each frame pair its mean time in seconds, then the pair's share of
+        the tokens between the marks. A last frame without a partner is its own, as the processor doubles it."""
+        assert video.timestamps_s is not None
+        assert self.layout.pair_marks is not None
+        start, end = self.layout.pair_marks
+        size = self.processor.video_processor.temporal_patch_size
+        times = np.pad(video.timestamps_s, (0, -len(video.timestamps_s) % size), mode="edge").reshape(-1, size).mean(1)
+        written = self.processor.tokenizer([f"<{time:.1f} seconds>" for time in times], add_special_tokens=False)["input_ids"]
+        pair = [start, *[self.layout.video_token_id] * (tokens // len(times)), end]
+        return np.concatenate([[*time, *pair] for time in written])
 
 
 def _refused(task: Task, media: Media, error: ValueError) -> TaskError:

@@ -1,4 +1,4 @@
-"""A small vision-language model made of the real Qwen2.5-VL classes: config, tokenizer, chat template and processor, built here.
+"""A small vision-language model made of the real classes of Qwen2.5-VL or Qwen3-VL: config, tokenizer, chat template, processor.
 
 Nothing is downloaded. The result is a folder like any published checkpoint; whoever loads it cannot tell it from a large one.
 """
@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -20,7 +20,15 @@ from transformers import (
     Qwen2Tokenizer,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
+
+Family = Literal["qwen2_5_vl", "qwen3_vl"]
+PATCH_SIZES: dict[Family, int] = {"qwen2_5_vl": 14, "qwen3_vl": 16}
+"""Pixels; 2 x 2 patches are a visual token."""
 
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
@@ -44,7 +52,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class TinyShape:
-    """Sizes of the tiny model. A 28 x 28 pixel block is one visual token, as in every Qwen2.5-VL."""
+    """Sizes of the tiny model. A 28 x 28 pixel block is one visual token, as in every Qwen2.5-VL; 32 x 32 in Qwen3-VL."""
 
     vocab_size: int = 1024
     hidden_size: int = 128
@@ -53,6 +61,7 @@ class TinyShape:
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
     mrope_section: tuple[int, int, int] = (4, 6, 6)
+    """Frequencies of time, height and width in Qwen2.5-VL. Qwen3-VL deals them out in turn, a third of the head each."""
     rope_theta: float = 10.0
     """Small, because the width axis has the slowest frequencies: at 1e6 its angles hardly differ between neighbouring columns."""
     vision_depth: int = 1
@@ -112,18 +121,24 @@ def build_tokenizer(vocab_size: int) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
-    block = 28 * 28
-    sizes: dict[str, Any] = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+def build_processor(tokenizer: Qwen2Tokenizer, family: Family = "qwen2_5_vl") -> Any:
+    """The family's own processor class. Pictures are resized to 4 to 1280 visual tokens."""
+    patch_size = PATCH_SIZES[family]
+    block = (2 * patch_size) ** 2
+    sizes: dict[str, Any] = {"patch_size": patch_size, "temporal_patch_size": 2, "merge_size": 2}
     images = Qwen2VLImageProcessor(**sizes, min_pixels=4 * block, max_pixels=1280 * block)
+    if family == "qwen3_vl":
+        clip = {"shortest_edge": 8 * block, "longest_edge": 8 * 768 * block}  # pixels of all its frames
+        videos = Qwen3VLVideoProcessor(**sizes, size=clip, cap_pixels_per_frame=False)
+        return Qwen3VLProcessor(image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=CHAT_TEMPLATE)
     videos = Qwen2VLVideoProcessor(**sizes, min_pixels=4 * block, max_pixels=768 * block)
     return Qwen2_5_VLProcessor(image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=CHAT_TEMPLATE)
 
 
-def build_config(tokenizer: Qwen2Tokenizer, shape: TinyShape) -> Qwen2_5_VLConfig:
+def build_config(tokenizer: Qwen2Tokenizer, shape: TinyShape, family: Family = "qwen2_5_vl") -> Qwen2_5_VLConfig | Qwen3VLConfig:
     token_id = tokenizer.convert_tokens_to_ids
     end, pad = token_id("<|im_end|>"), token_id("<|endoftext|>")
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": shape.vocab_size, "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
         "num_hidden_layers": shape.num_hidden_layers, "num_attention_heads": shape.num_attention_heads,
         "num_key_value_heads": shape.num_key_value_heads, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
@@ -131,34 +146,43 @@ def build_config(tokenizer: Qwen2Tokenizer, shape: TinyShape) -> Qwen2_5_VLConfi
         "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta, "mrope_section": list(shape.mrope_section)},
         "bos_token_id": pad, "eos_token_id": end, "pad_token_id": pad,
     }  # fmt: skip
-    vision = {
+    vision: dict[str, Any] = {
         "depth": shape.vision_depth, "hidden_size": shape.vision_hidden_size, "intermediate_size": 2 * shape.vision_hidden_size,
-        "num_heads": 2, "in_channels": 3, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
-        "tokens_per_second": 2, "window_size": 112, "out_hidden_size": shape.hidden_size,
-        "fullatt_block_indexes": list(range(shape.vision_depth)), "initializer_range": shape.initializer_range,
+        "num_heads": 2, "in_channels": 3, "patch_size": PATCH_SIZES[family], "spatial_merge_size": 2, "temporal_patch_size": 2,
+        "out_hidden_size": shape.hidden_size, "initializer_range": shape.initializer_range,
     }  # fmt: skip
-    return Qwen2_5_VLConfig(
+    layers = list(range(shape.vision_depth))
+    if family == "qwen3_vl":
+        head_dim = shape.hidden_size // shape.num_attention_heads
+        side = head_dim // 2 // 3
+        text["head_dim"] = head_dim
+        text["rope_parameters"] |= {"mrope_section": [head_dim // 2 - 2 * side, side, side], "mrope_interleaved": True}
+        heard = layers[: shape.num_hidden_layers - 1]  # features added after the last layer reach no other token
+        vision |= {"num_position_embeddings": 16 * 16, "deepstack_visual_indexes": heard}
+    else:
+        vision |= {"tokens_per_second": 2, "window_size": 112, "fullatt_block_indexes": layers}
+    return (Qwen3VLConfig if family == "qwen3_vl" else Qwen2_5_VLConfig)(
         text_config=text, vision_config=vision, image_token_id=token_id("<|image_pad|>"), video_token_id=token_id("<|video_pad|>"),
         vision_start_token_id=token_id("<|vision_start|>"), vision_end_token_id=token_id("<|vision_end|>"), tie_word_embeddings=True,
         initializer_range=shape.initializer_range,  # pyright: ignore[reportCallIssue] (a field of every configuration)
     )  # fmt: skip
 
 
-def build_untrained(shape: TinyShape = TinyShape(), seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """Random weights, float32, and the processor that belongs to them. `seed` decides every weight."""
+def build_untrained(shape: TinyShape = TinyShape(), seed: int = 0, family: Family = "qwen2_5_vl") -> tuple[Any, Any]:
+    """A model of the family with random weights, float32, and the processor that belongs to it. `seed` decides every weight."""
     tokenizer = build_tokenizer(shape.vocab_size)
-    config = build_config(tokenizer, shape)
+    config: Any = build_config(tokenizer, shape, family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = (Qwen3VLForConditionalGeneration if family == "qwen3_vl" else Qwen2_5_VLForConditionalGeneration)(config)
     generation = model.generation_config
     generation.eos_token_id = [tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.convert_tokens_to_ids("<|endoftext|>")]
     generation.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     generation.bos_token_id = None
-    return model, build_processor(tokenizer)
+    return model, build_processor(tokenizer, family)
 
 
-def save(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: Path) -> None:
+def save(model: Any, processor: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

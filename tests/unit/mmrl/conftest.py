@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ import torch
 from data_pipelines.tasks.maze import MazeTasks
 from mmrl.models import tiny
 from mmrl.models.policy import Policy
+from mmrl.models.positions import VisionLayout
 from mmrl.models.processor import PromptMaker
 from mmrl.models.quiet import quiet_transformers
 from mmrl.types import Media, Prompt, Task
@@ -52,6 +55,29 @@ def processor():
 @pytest.fixture(scope="session")
 def make_prompts(processor, shared_policy):
     return PromptMaker(processor, shared_policy.layout)
+
+
+@pytest.fixture(scope="session")
+def qwen3_vl():
+    """An untrained tiny Qwen3-VL and its processor, float32. Shared by the whole session: leave its weights as they are. Three layers,
+    so that both vision layers' features are added below the last, where other tokens still see them."""
+    model, processor = tiny.build_untrained(replace(SHAPE, num_hidden_layers=3), family="qwen3_vl")
+    return model.eval(), processor
+
+
+@pytest.fixture(scope="session")
+def qwen3_vl_folder(tmp_path_factory, qwen3_vl):
+    """The same, saved: a folder to name in a recipe's `model.path`."""
+    folder = tmp_path_factory.mktemp("tiny-qwen3-vl")
+    with quiet_transformers():
+        tiny.save(*qwen3_vl, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_qwen3_vl_prompts(qwen3_vl):
+    model, processor = qwen3_vl
+    return PromptMaker(processor, VisionLayout.of(model.config))
 
 
 @pytest.fixture(scope="session")

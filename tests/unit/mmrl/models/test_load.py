@@ -63,6 +63,16 @@ def test_loaded_policy_is_the_saved_one(section, shared_policy, rows):
     assert all(p.requires_grad and p.dtype == torch.float32 for p in policy.parameters())
 
 
+def test_qwen3_vl_is_loaded(qwen3_vl, qwen3_vl_folder):
+    policy, processor = load_policy(ModelSection(path=str(qwen3_vl_folder), freeze_vision=True))
+    assert policy.base.config.model_type == "qwen3_vl"
+    assert type(processor).__name__ == "Qwen3VLProcessor"
+    for name, weight in qwen3_vl[0].named_parameters():
+        loaded = policy.base.get_parameter(name)
+        assert torch.equal(loaded, weight)
+        assert loaded.requires_grad == (not name.startswith("model.visual."))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

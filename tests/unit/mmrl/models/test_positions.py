@@ -6,14 +6,16 @@ from mmrl.models.positions import VisionLayout, mrope_positions
 
 IMAGE, VIDEO = 7, 8
 LAYOUT = VisionLayout(image_token_id=IMAGE, video_token_id=VIDEO, merge_size=2, tokens_per_second=2)
+PAIRS = VisionLayout(image_token_id=IMAGE, video_token_id=VIDEO, merge_size=2, tokens_per_second=None, pair_marks=(5, 6))
+"""Qwen3-VL: every frame pair is a grid of its own."""
 
 
-def transformers_positions(policy, parts, images, videos, seconds):
+def transformers_positions(model, parts, images, videos, seconds):
     """`get_rope_index` of the model itself for a prompt of (kind, tokens) parts; kind 0 text, 1 image, 2 video."""
     kinds = torch.tensor([[kind for kind, count in parts for _ in range(count)]])
     grids = {"image_grid_thw": torch.tensor(images) if images else None, "video_grid_thw": torch.tensor(videos) if videos else None}
     seconds = torch.tensor(seconds) if seconds else None
-    return policy.base.model.get_rope_index(torch.zeros_like(kinds), kinds, **grids, second_per_grid_ts=seconds)[0][:, 0].numpy()
+    return model.model.get_rope_index(torch.zeros_like(kinds), kinds, **grids, second_per_grid_ts=seconds)[0][:, 0].numpy()
 
 
 def ours(parts, images, videos, seconds, layout=LAYOUT):
@@ -34,7 +36,7 @@ def ours(parts, images, videos, seconds, layout=LAYOUT):
     ids=["text", "image", "two images", "picture first, wide", "clip", "mixed"],
 )
 def test_positions_are_those_of_transformers(shared_policy, parts, images, videos, seconds):
-    expected = transformers_positions(shared_policy, parts, images, videos, seconds)
+    expected = transformers_positions(shared_policy.base, parts, images, videos, seconds)
     np.testing.assert_array_equal(ours(parts, images, videos, seconds), expected)
 
 
@@ -43,7 +45,7 @@ def test_time_positions_round_as_in_transformers_at_any_frame_rate(shared_policy
     for fps in (0.3, 0.7, 1.1, 3.0, 23.976, 24.0, 25.0, 30000 / 1001):
         times = np.cumsum(np.full(16, 1 / fps))
         seconds = [float(times[-1] - times[0]) / 15 * 2]
-        expected = transformers_positions(shared_policy, [(0, 1), (2, 8)], [], [(8, 2, 2)], [2 / fps])
+        expected = transformers_positions(shared_policy.base, [(0, 1), (2, 8)], [], [(8, 2, 2)], [2 / fps])
         np.testing.assert_array_equal(ours([(0, 1), (2, 8)], [], [(8, 2, 2)], seconds), expected)
 
 
@@ -79,3 +81,47 @@ def test_two_pictures_side_by_side_are_told_apart_by_their_grids():
 def test_grids_that_do_not_fit_the_prompt(parts, images, videos, seconds, message):
     with pytest.raises(ValueError, match=message):
         ours(parts, images, videos, seconds)
+
+
+@pytest.mark.parametrize(
+    ("parts", "images", "videos"),
+    [
+        ([(0, 5)], [], []),
+        ([(0, 3), (1, 6), (0, 2), (1, 4), (0, 4)], [(1, 6, 4), (1, 4, 4)], []),
+        ([(1, 1), (0, 2), (1, 20), (0, 1)], [(1, 2, 2), (1, 4, 20)], []),
+        ([(0, 3), (2, 4), (0, 7), (2, 4), (0, 4)], [], [(2, 4, 4)]),
+        ([(2, 10), (0, 1), (2, 10), (0, 1), (2, 10), (0, 1)], [], [(3, 4, 10)]),
+        ([(0, 3), (2, 9), (0, 6), (2, 9), (0, 2), (1, 4), (0, 1), (2, 4), (0, 4)], [(1, 4, 4)], [(2, 6, 6), (1, 4, 4)]),
+    ],
+    ids=["text", "two images", "picture first, wide", "clip", "clip first, wide", "mixed"],
+)
+def test_positions_of_frame_pairs_are_those_of_transformers(qwen3_vl, parts, images, videos):
+    expected = transformers_positions(qwen3_vl[0], parts, images, videos, [])
+    np.testing.assert_array_equal(ours(parts, images, videos, [], PAIRS), expected)
+
+
+def test_each_frame_pair_is_a_picture_in_the_text():
+    """Two text tokens (0, 1); a pair of 1 x 2 tokens at 2, as wide as 2; its time at 4; the next pair at 5; text at 7. Time stands still
+    within a pair, however long it lasts."""
+    positions = ours([(0, 2), (2, 2), (0, 1), (2, 2), (0, 1)], [], [(2, 2, 4)], [], PAIRS)
+    assert positions.tolist() == [[0, 1, 2, 2, 4, 5, 5, 7], [0, 1, 2, 2, 4, 5, 5, 7], [0, 1, 2, 3, 4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([(0, 1), (2, 4), (0, 1)], "1 grids have no placeholder"),
+        ([(0, 1), (2, 4), (0, 1), (2, 4), (0, 1), (2, 4)], "token 11: a video placeholder without a grid"),
+        ([(0, 1), (2, 4), (0, 1), (2, 3)], r"token 6: grid \[1, 4, 4\] needs 4 placeholders, the prompt has 3"),
+    ],
+)
+def test_frame_pairs_that_do_not_fit_the_prompt(parts, message):
+    with pytest.raises(ValueError, match=message):
+        ours(parts, [], [(2, 4, 4)], [], PAIRS)
+
+
+def test_layout_of_a_configuration(shared_policy, qwen3_vl):
+    qwen2_5, qwen3 = shared_policy.base.config, qwen3_vl[0].config
+    assert VisionLayout.of(qwen2_5) == VisionLayout(qwen2_5.image_token_id, qwen2_5.video_token_id, 2, tokens_per_second=2)
+    marks = tuple(qwen3_vl[1].tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"]))
+    assert VisionLayout.of(qwen3) == VisionLayout(qwen3.image_token_id, qwen3.video_token_id, 2, None, pair_marks=marks)

@@ -35,6 +35,90 @@ def test_prompt_is_that_of_the_models_own_processor(processor, make_prompts, pic
     assert prompt.text.count("_pad|>") == len(media)
 
 
+def drop_outer_marks(ids, layout):
+    """`ids` without the vision starts that no vision token follows, and the ends that none precedes; and how many they were."""
+    vision = np.concatenate([[False], layout.is_vision(ids), [False]])
+    start, end = layout.pair_marks
+    outer = ((ids == start) & ~vision[2:]) | ((ids == end) & ~vision[:-2])
+    return ids[~outer], outer.sum()
+
+
+@pytest.mark.parametrize("fps", [0.3, 2.0, 24.0, 30000 / 1001])
+@pytest.mark.parametrize(
+    "media",
+    [(), ((64, 96),), ((96, 64), (160, 64)), ((50, 131),), (4,), (5,), (4, 6), ((56, 56), 4, (84, 84), 6)],
+    ids=["text", "image", "two sizes", "resized", "clip", "odd clip", "two clips", "mixed"],
+)
+def test_qwen3_vl_prompt_is_that_of_its_own_processor_less_the_doubled_marks(qwen3_vl, make_qwen3_vl_prompts, picture_task, media, fps):
+    """At an even frame rate: transformers knows no other. Its outer start and end around each clip are what we leave out."""
+    task = picture_task("a", *media, fps=fps)
+    (prompt,) = make_qwen3_vl_prompts([task])
+    expected = of_transformers(qwen3_vl[1], task, fps)
+    ids, dropped = drop_outer_marks(expected["input_ids"][0].numpy(), make_qwen3_vl_prompts.layout)
+    np.testing.assert_array_equal(prompt.ids, ids)
+    assert dropped == 2 * sum(m.is_video for m in task.media)
+    assert drop_outer_marks(prompt.ids, make_qwen3_vl_prompts.layout)[1] == 0
+    assert set(prompt.mm_inputs) == set(expected) - {"input_ids", "attention_mask", "mm_token_type_ids", "video_metadata"}
+    for name, value in prompt.mm_inputs.items():
+        np.testing.assert_array_equal(value, expected[name].numpy(), err_msg=name)
+    assert prompt.ids.dtype == np.int64
+    assert prompt.text.count("_pad|>") == len(media)
+
+
+def test_qwen3_vl_writes_the_true_mean_time_before_each_frame_pair(qwen3_vl, make_qwen3_vl_prompts):
+    """Frames at 0, 0.5 | 1.25, 3 | 61.52 s, the last without a partner: means 0.25, 2.125, 61.52, written with one decimal (0.25 is
+    halfway and goes to the even digit, as everywhere in Python). 64 x 96 pixels are 2 x 3 tokens of 32 x 32."""
+    frames = np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
+    clip = Media(frames, np.array([0, 0.5, 1.25, 3.0, 61.52]))
+    content = [{"type": "text", "text": "Look: "}, {"type": "video"}, {"type": "text", "text": "Go."}]
+    (prompt,) = make_qwen3_vl_prompts(
+        [Task("a", ({"role": "system", "content": "S"}, {"role": "user", "content": content}), (clip,), "", {})]
+    )
+    pair = "<|vision_start|>" + "<|video_pad|>" * 6 + "<|vision_end|>"
+    clip_text = f"<0.2 seconds>{pair}<2.1 seconds>{pair}<61.5 seconds>{pair}"
+    assert qwen3_vl[1].tokenizer.decode(prompt.ids) == (
+        f"<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nLook: {clip_text}Go.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompt.mm_inputs["video_grid_thw"].tolist() == [[3, 4, 6]]
+    assert prompt.mm_inputs["pixel_values_videos"].shape == (72, 3 * 2 * 16 * 16)
+
+
+@pytest.mark.parametrize("media", [((64, 96),), (4,), (5, 2), ((56, 56), 4, (96, 64), 6)], ids=["image", "clip", "two clips", "mixed"])
+def test_qwen3_vl_positions_of_our_prompts_are_those_of_transformers(qwen3_vl, make_qwen3_vl_prompts, picture_task, media):
+    (prompt,) = make_qwen3_vl_prompts([picture_task("a", *media)])
+    layout = make_qwen3_vl_prompts.layout
+    kinds = torch.from_numpy((prompt.ids == layout.image_token_id) + 2 * (prompt.ids == layout.video_token_id))[None]
+    grids = {name: torch.from_numpy(value) for name, value in prompt.mm_inputs.items() if name.endswith("_grid_thw")}
+    expected, _ = qwen3_vl[0].model.get_rope_index(torch.from_numpy(prompt.ids)[None], kinds, **grids)
+    np.testing.assert_array_equal(prompt_positions(prompt, layout), expected[:, 0].numpy())
+
+
+def test_qwen3_vl_prompts_made_together_equal_prompts_made_alone(make_qwen3_vl_prompts, picture_task):
+    """Same words, other times: what is kept of a text must not hold a clip's times."""
+    tasks = [picture_task("a", (56, 84), 4), picture_task("b", (56, 84), 4, fps=1.0), picture_task("c", (84, 56), 6)]
+    a, b, c = make_qwen3_vl_prompts(tasks)
+    assert not np.array_equal(a.ids, b.ids)
+    for task, prompt in zip(tasks, (a, b, c), strict=True):
+        (alone,) = PromptMaker(make_qwen3_vl_prompts.processor, make_qwen3_vl_prompts.layout)([task])
+        np.testing.assert_array_equal(prompt.ids, alone.ids)
+
+
+@pytest.mark.parametrize(
+    "template", ["Look: <|video_pad|> Go.", "<|video_pad|>", "<|vision_start|><|video_pad|> Go.", "Look: <|video_pad|><|vision_end|>"]
+)
+def test_qwen3_vl_template_without_marks_around_the_video(qwen3_vl, make_qwen3_vl_prompts, picture_task, monkeypatch, template):
+    processor = qwen3_vl[1]
+    monkeypatch.setattr(processor, "chat_template", template)
+    with pytest.raises(TaskError, match="task a: the chat template does not put its video between vision start and vision end"):
+        PromptMaker(processor, make_qwen3_vl_prompts.layout)([picture_task("a", 4)])
+
+
+def test_qwen3_vl_takes_no_clip_of_one_frame(make_qwen3_vl_prompts, picture_task):
+    """Its processor refuses less than a pair, which Qwen2.5-VL's fills up by itself."""
+    with pytest.raises(TaskError, match=r"task a: its video of 1 frames, 56 x 56 pixels, is refused .*temporal_factor"):
+        make_qwen3_vl_prompts([picture_task("a", 1)])
+
+
 def test_prompts_made_together_equal_prompts_made_alone(make_prompts, picture_task):
     tasks = [picture_task("a", (56, 84), 4), picture_task("b"), picture_task("c", (84, 56), (56, 84)), picture_task("d", 4)]
     for task, prompt in zip(tasks, make_prompts(tasks), strict=True):

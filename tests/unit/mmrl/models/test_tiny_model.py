@@ -1,11 +1,11 @@
 import numpy as np
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from data_pipelines.tasks.maze import MazeTasks
 from mmrl.models import tiny
 from mmrl.models.policy import Policy
-from mmrl.models.processor import PromptMaker
+from mmrl.models.processor import PromptMaker, prompt_positions
 
 
 def test_the_seed_decides_every_weight_and_nothing_else(tiny_shape):
@@ -63,3 +63,49 @@ def test_one_maze_cell_is_one_visual_token():
     patches = processor.image_processor(images=[torch.from_numpy(frames[0]).permute(2, 0, 1)], return_tensors="np")["pixel_values"]
     changed = np.flatnonzero((np.asarray(patches) != prompt.mm_inputs["pixel_values"]).any(1))
     assert set(changed // 4) == {8}
+
+
+def test_tiny_qwen3_vl_is_a_published_checkpoint_to_transformers(
+    qwen3_vl, qwen3_vl_folder, make_qwen3_vl_prompts, picture_task, completion_ids, naive_logps
+):
+    """Saved, then opened with the Auto classes: same prompt, and bit for bit the same log-probabilities, with transformers' positions
+    and with ours."""
+    model, processor = AutoModelForImageTextToText.from_pretrained(qwen3_vl_folder), AutoProcessor.from_pretrained(qwen3_vl_folder)
+    assert isinstance(model, Qwen3VLForConditionalGeneration)
+    assert isinstance(processor, Qwen3VLProcessor)
+    layout = make_qwen3_vl_prompts.layout
+    task = picture_task("a", (56, 84), 4, fps=8.0)
+    (prompt,), (loaded,) = make_qwen3_vl_prompts([task]), PromptMaker(processor, layout)([task])
+    np.testing.assert_array_equal(prompt.ids, loaded.ids)
+    for name, value in prompt.mm_inputs.items():
+        np.testing.assert_array_equal(value, loaded.mm_inputs[name])
+    (ids,) = completion_ids(0, [5])
+    place = prompt_positions(prompt, layout)
+    positions = np.concatenate([place, np.broadcast_to(place.max() + 1 + np.arange(5), (3, 5))], axis=1)
+    with torch.no_grad():
+        saved = naive_logps(Policy(qwen3_vl[0]), prompt, ids, 1.0)
+        assert torch.equal(naive_logps(Policy(model), loaded, ids, 1.0), saved)
+        assert torch.equal(naive_logps(Policy(model), loaded, ids, 1.0, positions), saved)
+    assert model.generation_config.eos_token_id == processor.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+
+
+def test_every_part_of_the_tiny_qwen3_vl_counts(qwen3_vl, make_qwen3_vl_prompts, picture_task, completion_ids, naive_logps):
+    """Features added to deeper layers, and each axis of the positions, move the log-probabilities far more than rounding: a test of
+    another forward against this model sees them missing."""
+    policy = Policy(qwen3_vl[0])
+    (prompt,), (ids,) = make_qwen3_vl_prompts([picture_task("a", (56, 84), 4)]), completion_ids(0, [5])
+    place = prompt_positions(prompt, make_qwen3_vl_prompts.layout)
+    positions = np.concatenate([place, np.broadcast_to(place.max() + 1 + np.arange(5), (3, 5))], axis=1)
+    deepstack = qwen3_vl[0].model.visual.deepstack_merger_list
+    assert len(deepstack) == 2
+    with torch.no_grad():
+        exact = naive_logps(policy, prompt, ids, 1.0)
+        for axis in range(3):
+            moved = positions.copy()
+            moved[axis, : len(prompt.ids)] = np.arange(len(prompt.ids))
+            assert (naive_logps(policy, prompt, ids, 1.0, moved) - exact).abs().max() > 1e-2
+        for merger in deepstack:
+            silenced = merger.register_forward_hook(lambda merger, given, features: torch.zeros_like(features))
+            assert (naive_logps(policy, prompt, ids, 1.0) - exact).abs().max() > 1e-2
+            silenced.remove()
+        assert torch.equal(naive_logps(policy, prompt, ids, 1.0), exact)
