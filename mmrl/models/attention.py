@@ -1,8 +1,8 @@
 """Attention of token streams: what lets many completions share one prompt without a copy of it.
 
-A stream is one packed line of tokens `[1, T]` made of segments. Every segment attends to itself, causally, and the segments of a completion
-also to all of their prompt's prefix. The two parts are computed by two calls of a flash kernel and merged by their log-sum-exps; the backward
-calls the kernel's own backward with the merged output and log-sum-exp, so no mask and no score matrix is ever held (Hydragen,
+A stream is one packed line of tokens `[1, T]` made of segments. Every segment attends to itself, causally, and the segments of a
+completion also to all of their prompt's prefix. The two parts are computed by two calls of a flash kernel and merged by their log-sum-exps;
+the backward calls the kernel's own backward with the merged output and log-sum-exp, so no mask and no score matrix is ever held (Hydragen,
 arXiv:2402.05099, section 3.2; ring attention's rule for the backward, arXiv:2310.01889).
 
 It is registered with transformers' attention interface, over the implementation that the model had: a forward without a stream context is

@@ -47,9 +47,9 @@ class GroupForward:
     """Completions of a part."""
 
     def __call__(self, policy: Policy, rows: Sequence[Row]) -> Iterator[Part]:
-        """The rows in parts, in any order. With gradients enabled, the caller must back-propagate each part before it asks for the next, and
-        exhaust the iterator: the prefixes' backward comes after the last part of their groups. Rows share a prefix when they share the prompt
-        object. Raises ValueError for a completion that is empty or holds a vision token, which no policy gives a probability above 0."""
+        """The rows in parts, in any order. With gradients enabled, the caller must back-propagate each part before it asks for the next,
+        and exhaust the iterator: the prefixes' backward comes after the last part of their groups. Rows share a prefix when they share the
+        prompt object. Raises ValueError for a completion that is empty or holds a vision token, which has no probability above 0."""
         for index, (prompt, completion) in enumerate(rows):
             if not len(completion) or policy.layout.is_vision(completion).any():
                 problem = "is empty" if not len(completion) else "holds a picture or video token"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,12 +43,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         base = self.base
-        self.layout = VisionLayout(
-            image_token_id=base.config.image_token_id,
-            video_token_id=base.config.video_token_id,
-            merge_size=base.config.vision_config.spatial_merge_size,
-            tokens_per_second=getattr(base.config.vision_config, "tokens_per_second", None),
-        )
+        self.layout = VisionLayout.of(base.config)
         self.can_share = take_streams(base.model.language_model)
         """Whether its attention takes streams of ours; if not, only lines can be forwarded."""
         self.register_buffer("banned_ids", torch.tensor([self.layout.image_token_id, self.layout.video_token_id]), persistent=False)
@@ -69,8 +65,8 @@ class Policy(nn.Module):
         return not any(p.requires_grad for p in self.base.model.visual.parameters())
 
     def features(self, prompts: Sequence[Prompt]) -> list[dict[str, Features]]:
-        """Per prompt, "image" and "video" -> its features. All media are encoded in one call each; where the tower is frozen, once for as long
-        as the prompt lives, so that every pass of a step shares them."""
+        """Per prompt, "image" and "video" -> its features. All media are encoded in one call each; where the tower is frozen, once for as
+        long as the prompt lives, so that every pass of a step shares them."""
         frozen = self.vision_is_frozen
         known = self._features if frozen else {}
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
@@ -131,10 +127,8 @@ class Policy(nn.Module):
         embeds, extra = self.embed(prefixes.ids, prefixes.prompts)
         layers = self.base.config.get_text_config().num_hidden_layers
         context = PrefixContext(prefixes.lengths, layers - 1, self.device)
-        try:
+        with contextlib.suppress(StopForward):
             self.hidden(embeds, prefixes.positions, None, stream=context, **extra)
-        except StopForward:
-            pass
         return [context.keys_values[layer] for layer in range(layers)]
 
     def forward(
@@ -144,8 +138,8 @@ class Policy(nn.Module):
         prefixes: Prefixes | None = None,
         keys_values: KeysValues | None = None,
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Log-probability and entropy in nats, float32 [n], of every completion token of the stream, row after row. Segments come with their
-        prefixes, and with the keys and values that `read_prefixes` made of them; without those, prefixes and segments are one stream.
+        """Log-probability and entropy in nats, float32 [n], of every completion token of the stream, row after row. Segments come with
+        their prefixes, and with the keys and values that `read_prefixes` made of them; without those, all of it is one stream.
 
         The distribution is the sampler's: logits divided by `temperature`, vision tokens ruled out.
         """

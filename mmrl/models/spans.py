@@ -1,7 +1,7 @@
 """Spans of packed rows that attend to each other, and the kernels that compute them.
 
-Rows (tokens) of all spans lie packed, without padding, `[T, heads, d]`. A kernel's forward returns the attention output and the log-sum-exp of
-the scores; its backward takes an output and log-sum-exp that may cover more keys than these spans, which is what lets parts be merged.
+Rows (tokens) of all spans lie packed, without padding, `[T, heads, d]`. A kernel's forward returns the attention output and the log-sum-exp
+of the scores; its backward takes an output and log-sum-exp that may cover more keys than these spans, which is what lets parts be merged.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Protocol
 
 import torch
@@ -43,13 +43,13 @@ class Spans:
 def spans_of(lengths: Sequence[int], start: int = 0) -> list[tuple[int, int]]:
     """[begin, end) of runs that lie one after the other."""
     ends = list(accumulate(lengths, initial=start))
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(pairwise(ends))
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """n spans as a rectangle of m query rows and l keys each. Shorter spans are filled up with copies of row 0; `real_queries` says which of
-    the n * m places are rows (None = all). Keys are filled up only in causal blocks, where the fill comes after every real row's keys."""
+    """n spans as a rectangle of m query rows and `length` keys each. Shorter spans are filled up with copies of row 0; `real_queries` says
+    which of the n * m places are rows (None = all). Keys are filled up only in causal blocks, after every real row's keys."""
 
     n: int
     m: int
@@ -87,7 +87,7 @@ def _rounded(length: int) -> int:
 def _places(spans: Sequence[tuple[int, int]], device: torch.device) -> tuple[slice | Tensor, Tensor | None, int]:
     """Row of every place of the rectangle, which places are rows (None = all), and its width."""
     width = max(end - begin for begin, end in spans)
-    adjacent = all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+    adjacent = all(a[1] == b[0] for a, b in pairwise(spans))
     if adjacent and all(end - begin == width for begin, end in spans):
         return slice(spans[0][0], spans[-1][1]), None, width
     place = torch.arange(width)
@@ -143,7 +143,7 @@ def _lse_dtype(q: Tensor) -> torch.dtype:
 
 
 class _Blocks:
-    """Kernels over rectangles. Without a causal mask the query heads of one key head are folded into rows, so that keys are never repeated."""
+    """Kernels over rectangles. Without a causal mask the query heads of one key head are folded into rows, and keys are never repeated."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> tuple[Tensor, Tensor]:
         T, H, d = q.shape
@@ -205,10 +205,10 @@ class _Heads:
 
     def keys(self, x: Tensor) -> Tensor:
         some = _take(x, self.block.keys, self.block.n).transpose(1, 2)
-        return some.repeat_interleave(self.H // self.Hk, 1) if self.is_causal and self.H != self.Hk else some
+        return some.repeat_interleave(self.H // self.Hk, 1) if self.is_causal and self.Hk != self.H else some
 
     def key_rows(self, x: Tensor) -> Tensor:
-        if self.is_causal and self.H != self.Hk:
+        if self.is_causal and self.Hk != self.H:
             x = x.unflatten(1, (self.Hk, -1)).sum(2)
         return x.transpose(1, 2)
 

@@ -124,7 +124,8 @@ def naive_logps():
         kinds[full == policy.layout.video_token_id] = 2
         given = {} if positions is None else {"position_ids": torch.from_numpy(positions)[:, None]}
         out = policy.base(input_ids=full, attention_mask=torch.ones_like(full), mm_token_type_ids=kinds, use_cache=False, **media, **given)
-        logits = out.logits[0, len(prompt.ids) - 1 : -1].float() / temperature
+        logits = out.logits[0, len(prompt.ids) - 1 : -1] / temperature
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = logits.index_fill(1, policy.banned_ids, -torch.inf)
         return logits.log_softmax(-1).gather(1, torch.from_numpy(ids)[:, None])[:, 0]
 

@@ -8,8 +8,8 @@ import torch
 
 from mmrl.engines.hf import HFEngine, _cut
 from mmrl.errors import EngineError
-from mmrl.models.load import load_policy
 from mmrl.models.forward import GroupForward
+from mmrl.models.load import load_policy
 from mmrl.models.tiny import build_tokenizer
 from mmrl.protocols import Sampling
 from mmrl.recipe import ModelSection

@@ -1,13 +1,15 @@
 """Every form of the group forward and transformers' own full forward are one function: same log-probabilities, same gradient of every
 parameter. Then the classic faults, one at a time: the same comparison must see each."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from mmrl.models import forward, policy as policy_module
+from mmrl.models import forward
+from mmrl.models import policy as policy_module
 from mmrl.models.forward import GroupForward
 from mmrl.models.policy import Policy
 from mmrl.models.processor import PromptMaker
@@ -77,7 +79,7 @@ def came(policy, rows, **settings):
     policy.zero_grad()
     out, weights = [None] * len(rows), coefficients(rows)
     for part in GroupForward(**settings)(policy, rows):
-        assert part.logps.dtype == torch.float32
+        assert part.logps.dtype == torch.promote_types(policy.base.dtype, torch.float32)
         (part.logps * torch.cat([weights[n] for n in part.rows])).sum().backward()
         for n, values in zip(part.rows, part.logps.detach().split([len(rows[n][1]) for n in part.rows]), strict=True):
             assert out[n] is None
@@ -187,6 +189,68 @@ def test_after_a_long_video_completions_go_on_past_its_last_frame(shared_policy,
     for form in ("two_streams", "flat", "lines"):
         logps = np.concatenate(GroupForward(1.0, PAD, form).logps(shared_policy, rows))
         np.testing.assert_allclose(logps, expected.numpy(), atol=1e-5)
+
+
+@pytest.fixture
+def all_in_float64(monkeypatch):
+    """transformers' norms and its vision rotation compute in float32 whatever comes in, which floors any comparison at 1e-7."""
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+    from transformers.models.qwen3_vl import modeling_qwen3_vl
+
+    def norm(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    for module in (modeling_qwen2_5_vl, modeling_qwen3_vl):
+
+        def rotate(q, k, cos, sin, half=module.rotate_half):
+            cos, sin = cos.unsqueeze(-2).to(q.dtype), sin.unsqueeze(-2).to(q.dtype)
+            return q * cos + half(q) * sin, k * cos + half(k) * sin
+
+        monkeypatch.setattr(module, "apply_rotary_pos_emb_vision", rotate)
+        for name in dir(module):
+            if name.endswith("RMSNorm"):
+                monkeypatch.setattr(getattr(module, name), "forward", norm)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_in_float64_nothing_but_rounding_is_left(all_in_float64, new_policy, rows_of, qwen3_world, naive_logps, family):
+    policy, rows = (new_policy(), rows_of("many groups")) if family == "qwen2_5_vl" else qwen3_world
+    policy.double()
+    expected = expected_of(policy, rows, naive_logps)
+    assert expected[0].dtype == torch.float64
+    for name, settings in FORMS.items():
+        nats, relative = distance(came(policy, rows, **settings), expected)
+        assert nats < 1e-12, name
+        assert relative < 1e-12, name
+
+
+@pytest.fixture
+def qwen3_world(qwen3_vl, make_qwen3_vl_prompts, picture_task, completion_ids):
+    """A policy of its own and rows of a picture, of two pictures, of a clip beside a picture, and of text."""
+    model, _ = qwen3_vl
+    tasks = [picture_task("a", (56, 84)), picture_task("c", (84, 84), (56, 56)), picture_task("d", 4, (56, 56)), picture_task("e")]
+    rows = [(p, ids) for p in make_qwen3_vl_prompts(tasks) for ids in completion_ids(4, [4, 1, 6])]
+    return Policy(deepcopy(model)), rows
+
+
+def test_qwen3_vl_with_deepstack(qwen3_world, naive_logps):
+    policy, rows = qwen3_world
+    expected = expected_of(policy, rows, naive_logps)
+    assert any("deepstack_merger_list.1" in name and g.norm() > 1e-2 for name, g in expected[1].items())
+    for name, settings in FORMS.items():
+        nats, relative = distance(came(policy, rows, **settings), expected)
+        assert nats < 1e-5, name
+        assert relative < 1e-5, name
+
+
+def test_the_check_sees_deepstack_features_dropped(monkeypatch, qwen3_world, naive_logps):
+    policy, rows = qwen3_world
+    expected = expected_of(policy, rows, naive_logps)
+    embed = policy.embed
+    monkeypatch.setattr(policy, "embed", lambda ids, prompts: (embed(ids, prompts)[0], {}))
+    logps, found = came(policy, rows)
+    assert (logps - expected[0]).abs().max() > 1e-3
+    assert any(name not in found for name in expected[1] if "deepstack" in name)
 
 
 # --- negative controls: one classic fault each ------------------------------------------------------------------------------------------
