@@ -1,0 +1,141 @@
+"""`mmrl bench group-forward`: one group's log-probabilities and gradient, by every arm in turn."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl.bench import arms, flops
+from mmrl.bench.measure import Cost, cost, gemm_rate
+from mmrl.bench.shapes import SHAPES, random_policy, random_prompt, random_rows
+from mmrl.models.policy import Policy
+from mmrl.models.stream import Row
+
+
+def run(
+    size: str,
+    prompt_tokens: int,
+    completion: int,
+    num_generations: int,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    rounds: int = 3,
+    max_tokens: int = 512,
+    names: tuple[str, ...] = ("naive", "vision_once", "shared"),
+    with_view: bool = False,
+    check: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """One point: medians of `rounds` rounds in which the arms take turns, and their ratios to the naive arm. The arms must first agree."""
+    policy = random_policy(size, device, dtype)
+    prompt = random_prompt(policy, prompt_tokens)
+    rows = random_rows(policy, prompt, [completion] * num_generations)
+    coefficients = _coefficients(rows, policy)
+    chosen: Mapping[str, arms.Arm] = {
+        "naive": arms.naive, "vision_once": arms.vision_once, "concatenated": arms.concatenated, "shared": arms.shared(max_tokens),
+    }  # fmt: skip
+    chosen = {name: chosen[name] for name in names}
+    for p in policy.parameters():
+        p.grad = torch.zeros_like(p)
+    errors = _agreement(policy, chosen, rows, coefficients) if check else {}
+    for name, error in errors.items():
+        say(f"  {name}: largest difference to naive {error}")
+
+    def step(arm: arms.Arm) -> None:
+        policy.zero_grad(set_to_none=False)
+        arm(policy, rows, coefficients)
+
+    def forward(arm: arms.Arm) -> None:
+        with torch.no_grad():
+            arm(policy, rows, coefficients)
+
+    def with_a_view() -> None:
+        """The step, and the completions' log-probabilities under another picture, without gradient."""
+        forward_view()
+        step(chosen["shared"])
+
+    other = random_prompt(policy, prompt_tokens, seed=7)
+    view_rows = [(other, ids) for _, ids in rows]
+
+    def forward_view() -> None:
+        with torch.no_grad():
+            chosen["shared"](policy, view_rows, coefficients)
+
+    works: dict[str, Callable[[], None]] = {}
+    for name, arm in chosen.items():
+        works[f"step {name}"] = lambda arm=arm: step(arm)
+        works[f"forward {name}"] = lambda arm=arm: forward(arm)
+    if with_view:
+        works["step with a view"] = with_a_view
+    costs: dict[str, list[Cost]] = {name: [] for name in works}
+    rates = []
+    for n in range(rounds):
+        rates.append(gemm_rate(device, dtype))
+        for name, work in works.items():
+            costs[name].append(cost(work, device))
+            say(f"  round {n + 1}: {name} {costs[name][-1].seconds:.2f} s, {costs[name][-1].peak_mb or 0:.0f} MB")
+    rates.append(gemm_rate(device, dtype))
+    return _result(size, prompt_tokens, completion, num_generations, dtype, max_tokens, rounds, prompt, costs, rates, errors)
+
+
+def _result(
+    size: str, prompt_tokens: int, completion: int, num_generations: int, dtype: torch.dtype, max_tokens: int, rounds: int,
+    prompt: Any, costs: Mapping[str, list[Cost]], rates: list[float], errors: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    median = {name: statistics.median(c.seconds for c in of) for name, of in costs.items()}
+    peak = {name: max(c.peak_mb or 0 for c in of) for name, of in costs.items()}
+    ratios = [a.seconds / b.seconds for a, b in zip(costs["step naive"], costs["step shared"], strict=True)]
+    patches = len(prompt.mm_inputs["pixel_values"])
+    lengths = [completion] * num_generations
+    floor = flops.shared(SHAPES[size], prompt_tokens, lengths, patches)
+    out: dict[str, Any] = {
+        "model_size": size, "prompt": prompt_tokens, "completion": completion, "num_generations": num_generations,
+        "dtype": str(dtype).removeprefix("torch."), "max_tokens_per_stream": max_tokens, "rounds": rounds,
+        "speedup_step": round(statistics.median(ratios), 2), "speedup_step_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "speedup_forward": round(median["forward naive"] / median["forward shared"], 2),
+        "memory_ratio": round(peak["step shared"] / peak["step naive"], 3) if peak["step naive"] else None,
+        "flop_ratio": round(flops.repeated(SHAPES[size], prompt_tokens, lengths, patches).step() / floor.step(), 2),
+        "gemm_rate_gflops": round(statistics.median(rates) / 1e9, 1),
+        "gemm_fraction": round(floor.step() / median["step shared"] / statistics.median(rates), 3),
+        "seconds": {name: round(value, 3) for name, value in median.items()},
+        "peak_mb": {name: round(value) for name, value in peak.items()},
+        **{f"max_rel_err_{kind}": errors["shared"][kind] for kind in ("logps", "grad") if "shared" in errors},
+    }  # fmt: skip
+    if "step with a view" in median:
+        out["view_ratio"] = round(median["step with a view"] / median["step shared"], 2)
+    return out
+
+
+def _coefficients(rows: list[Row], policy: Policy) -> list[Tensor]:
+    """Of an on-policy policy gradient: minus a normalised advantage per row, over all tokens."""
+    advantages = torch.randn(len(rows), generator=torch.Generator().manual_seed(3))
+    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-4)
+    total = sum(len(ids) for _, ids in rows)
+    return [torch.full((len(ids),), float(-a) / total, device=policy.device) for a, (_, ids) in zip(advantages, rows, strict=True)]
+
+
+def _agreement(
+    policy: Policy, chosen: Mapping[str, arms.Arm], rows: list[Row], coefficients: list[Tensor]
+) -> dict[str, dict[str, float]]:
+    """Of every arm against the naive one: largest |difference| of log-probabilities over the largest |log-probability|, and of a parameter's
+    gradient over that parameter's largest."""
+    found: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+    for name, arm in chosen.items():
+        policy.zero_grad(set_to_none=False)
+        logps = arm(policy, rows, coefficients)
+        found[name] = (logps, {key: p.grad.clone() for key, p in policy.named_parameters() if p.grad is not None})
+    logps, grads = found["naive"]
+    floor = 1e-3 * max(float(g.abs().max()) for g in grads.values())
+    return {
+        name: {
+            "logps": float((one - logps).abs().max() / logps.abs().max()),
+            "grad": max(float((theirs[key] - g).abs().max()) / max(float(g.abs().max()), floor) for key, g in grads.items()),
+        }
+        for name, (one, theirs) in found.items()
+        if name != "naive"
+    }
