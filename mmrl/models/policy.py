@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmrl.errors import RecipeError
+from mmrl.head import chunked_logps_entropy
 from mmrl.models.positions import VisionLayout
 from mmrl.models.stream import Stream
-from mmrl.ops import chunked_logps_entropy
 
 SUPPORTED_TYPES = ("qwen2_5_vl", "qwen2_vl")
 
