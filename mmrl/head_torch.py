@@ -59,9 +59,16 @@ def stats(z: Tensor, ids: Tensor, form: LogitMap, with_entropy: bool) -> tuple[T
 
 
 def gradient(
-    z: Tensor, ids: Tensor, form: LogitMap, lse: Tensor, entropies: Tensor | None, grad_logps: Tensor | None, grad_entropies: Tensor | None
+    z: Tensor,
+    ids: Tensor,
+    form: LogitMap,
+    lse: Tensor,
+    entropies: Tensor | None,
+    grad_logps: Tensor | None,
+    grad_entropies: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """The gradient [C, V] with respect to hidden @ weight.T, written over `z`. The other tensors are [C]."""
+    """The gradient [C, V] with respect to hidden @ weight.T, rounded to `dtype`; `z` is written over. The other tensors are [C]."""
     g = torch.zeros_like(lse) if grad_logps is None else grad_logps / form.temperature
     for rows in _blocks(z):
         block, target = z[rows], g[rows, None]
@@ -74,7 +81,53 @@ def gradient(
             logp.add_(entropies[rows, None]).mul_(-share).sub_(target).mul_(p)
         block.scatter_add_(1, ids[rows, None], target)
         _close(block, slope, form)
-    return z
+    return z.to(dtype)
+
+
+def kl_stats(z_p: Tensor, z_q: Tensor, form: LogitMap) -> Tensor:
+    """[4, C]: log-sum-exp of p and of q, and the mean of gap = z_p - z_q under p and under q; both logits stay as they are.
+
+    KL(p || q) = gap_p - (lse_p - lse_q) and KL(q || p) = (lse_p - lse_q) - gap_q, in nats.
+    """
+    out = z_p.new_empty((4, len(z_p)))
+    for rows in _blocks(z_p):
+        gap = z_p[rows] - z_q[rows]
+        for n, z in enumerate((z_p[rows], z_q[rows])):
+            top = z.amax(1)
+            terms = (z - top[:, None]).exp_()
+            total = terms.sum(1)
+            out[n, rows] = total.log() + top
+            out[2 + n, rows] = torch.linalg.vecdot(terms, gap) / total
+    return out
+
+
+def kl_gradients(
+    z_p: Tensor,
+    z_q: Tensor,
+    form: LogitMap,
+    stats: Tensor,
+    grad_forward: Tensor,
+    grad_reverse: Tensor,
+    wanted: tuple[bool, bool],
+    dtype: torch.dtype,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients [C, V] with respect to both products hidden @ weight.T, rounded to `dtype`, None unless `wanted`; both logits are
+    written over. `stats` is of `kl_stats`; `grad_forward` [C] is the gradient of KL(p || q), `grad_reverse` [C] that of KL(q || p)."""
+    lse_p, lse_q, gap_p, gap_q = stats[:, :, None]
+    g_f, g_r = grad_forward[:, None] / form.temperature, grad_reverse[:, None] / form.temperature
+    own_p, own_q = g_r - g_f * gap_p, g_f + g_r * gap_q
+    for rows in _blocks(z_p):
+        block_p, block_q = z_p[rows], z_q[rows]
+        slope_p, slope_q = _slope(block_p, form), _slope(block_q, form)
+        p, q = (block_p - lse_p[rows]).exp_(), (block_q - lse_q[rows]).exp_()
+        gap = block_p.sub_(block_q)
+        if wanted[1]:  # q (g_f - g_r (gap - gap_q)) - g_f p
+            torch.mul(gap, -g_r[rows], out=block_q).add_(own_q[rows]).mul_(q).sub_(p * g_f[rows])
+            _close(block_q, slope_q, form)
+        if wanted[0]:  # p (g_r + g_f (gap - gap_p)) - g_r q
+            gap.mul_(g_f[rows]).add_(own_p[rows]).mul_(p).sub_(q.mul_(g_r[rows]))
+            _close(block_p, slope_p, form)
+    return z_p.to(dtype) if wanted[0] else None, z_q.to(dtype) if wanted[1] else None
 
 
 def _slope(logits: Tensor, form: LogitMap) -> Tensor | None:

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import pytest
 import torch
@@ -207,6 +208,143 @@ def test_no_tensor_of_tokens_by_vocabulary_is_made(n, chunk, products):
     assert seen.products == products
 
 
+P, Q = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64), torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("direction", "value"),
+    [("forward", 0.085123), ("reverse", 0.092033), ("symmetric", 2 * 0.088578)],  # 0.088578: half the sum, VOGUE's uncertainty
+)
+def test_kl_of_hand_worked_rows(direction, value):
+    """.7 log(.7/.5) + .2 log(.2/.3) + .1 log(.1/.2) = .085123;  .5 log(.5/.7) + .3 log(.3/.2) + .2 log(.2/.1) = .092033."""
+    eye = torch.eye(3, dtype=torch.float64)
+    out = head.chunked_kl(P.log(), eye, Q.log(), eye, temperature=1.0, direction=direction)
+    torch.testing.assert_close(out, torch.tensor([value], dtype=torch.float64), rtol=0, atol=1e-6)
+    swapped = {"forward": "reverse", "reverse": "forward"}.get(direction, direction)
+    torch.testing.assert_close(head.chunked_kl(Q.log(), eye, P.log(), eye, temperature=1.0, direction=swapped), out)
+    assert head.chunked_kl(P.log(), eye, P.log(), eye, temperature=1.0, direction=direction).item() == 0
+
+
+def test_kl_gradient_of_a_hand_worked_row():
+    """Forward KL: q - p for the logits of q, p (log p - log q - KL) for those of p."""
+    p, q = P.log().requires_grad_(), Q.log().requires_grad_()
+    eye = torch.eye(3, dtype=torch.float64)
+    kl = head.chunked_kl(p, eye, q, eye, temperature=1.0)
+    grad_p, grad_q = torch.autograd.grad(kl.sum(), (p, q))
+    torch.testing.assert_close(grad_q, torch.tensor([[-0.2, 0.1, 0.1]], dtype=torch.float64))
+    torch.testing.assert_close(grad_p, P * ((P / Q).log() - kl.detach()))
+
+
+def _pair(dtype=torch.float64):
+    """Two models of one vocabulary: widths 4 and 5."""
+    (hidden_p, weight_p, _), (hidden_q, weight_q, _) = _inputs(dtype=dtype), _inputs(d=5, seed=1, dtype=dtype)
+    return hidden_p, weight_p, hidden_q, weight_q
+
+
+def _plain_kl(hidden_p, weight_p, hidden_q, weight_q, direction, banned_ids=None, softcap=None):
+    logits = _logits(hidden_p, weight_p, None, softcap), _logits(hidden_q, weight_q, None, softcap)
+    keep = [v for v in range(len(weight_p)) if banned_ids is None or v not in banned_ids]
+    log_p, log_q = ((z[:, keep] / 0.7).log_softmax(1) for z in logits)
+    forward, reverse = (log_p.exp() * (log_p - log_q)).sum(1), (log_q.exp() * (log_q - log_p)).sum(1)
+    return {"forward": forward, "reverse": reverse, "symmetric": forward + reverse}[direction]
+
+
+@pytest.mark.parametrize("chunk", [3, 7])
+@pytest.mark.parametrize("banned_ids", [None, BANNED])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "symmetric"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_kl_equals_the_plain_form(chunk, banned_ids, softcap, direction, dtype, tolerance):
+    """Values and all four gradients of an uneven sum."""
+    inputs = _pair(dtype)
+    coefs = torch.linspace(-1, 2, 7, dtype=dtype)
+    plain = _plain_kl(*inputs, direction, banned_ids, softcap)
+    expected = torch.autograd.grad((plain * coefs).sum(), inputs)
+    out = head.chunked_kl(*inputs, temperature=0.7, banned_ids=banned_ids, chunk=chunk, direction=direction, softcap=softcap)
+    actual = torch.autograd.grad((out * coefs).sum(), inputs)
+    torch.testing.assert_close((out, *actual), (plain, *expected), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("chunk", [3, 7])
+def test_kl_gradcheck(chunk):
+    def run(*inputs):
+        return head.chunked_kl(*inputs, temperature=1.3, banned_ids=BANNED, chunk=chunk, direction="symmetric", softcap=2.0)
+
+    assert torch.autograd.gradcheck(run, _pair())
+
+
+@pytest.mark.parametrize("chunk", [3, 7])
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (0, 1), (2, 3), (1, 2)])
+def test_kl_gradients_for_some_inputs_alone(wanted, chunk):
+    inputs = [value if n in wanted else value.detach() for n, value in enumerate(_pair())]
+    asked = [inputs[n] for n in wanted]
+    expected = torch.autograd.grad(_plain_kl(*inputs, "symmetric").sum(), asked)
+    out = head.chunked_kl(*inputs, temperature=0.7, chunk=chunk, direction="symmetric")
+    torch.testing.assert_close(torch.autograd.grad(out.sum(), asked), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [3, 7])
+@pytest.mark.parametrize("detach", [(), (0,), (2,)])
+def test_kl_of_two_views_of_one_model_adds_up_the_gradient_of_its_weight(detach, chunk):
+    hidden_p, weight, _ = _inputs()
+    views = [value.detach() if n in detach else value for n, value in enumerate((hidden_p, weight, _inputs(seed=1)[0]))]
+    asked = [value for value in views if value.requires_grad]
+    expected = torch.autograd.grad(_plain_kl(*views, views[1], "forward").sum(), asked)
+    out = head.chunked_kl(*views, views[1], temperature=0.7, chunk=chunk)
+    torch.testing.assert_close(torch.autograd.grad(out.sum(), asked, retain_graph=True), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(out.sum(), asked), expected, rtol=0, atol=1e-12)  # the kept logits are gone
+
+
+@pytest.mark.parametrize(("n", "chunk"), [(64, 4), (4, 4)])
+def test_kl_makes_no_tensor_of_tokens_by_vocabulary(n, chunk):
+    hidden_p, weight, _ = _inputs(n=n, d=8, v=50)
+    hidden_q, _, _ = _inputs(n=n, d=8, v=50, seed=1)
+    with _LargestTensor() as seen:
+        head.chunked_kl(hidden_p, weight, hidden_q, weight, temperature=1.0, chunk=chunk, direction="symmetric").sum().backward()
+    assert seen.numel == max(n, 50) * 8
+    assert seen.products == (8 * 16 if n > chunk else 6)
+
+
+@pytest.mark.parametrize("chunk", [2, 7])
+def test_topk_of_a_hand_worked_row_and_of_the_plain_form(chunk):
+    """p = (1/2, 1/4, 1/8, 1/8); without the first id (1/2, 1/4, 1/4)."""
+    row = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+    logps, ids = head.chunked_topk(row, torch.eye(4), 2, temperature=1.0)
+    torch.testing.assert_close(logps, torch.tensor([[0.5, 0.25]]).log())
+    assert ids.tolist() == [[0, 1]]
+    logps, ids = head.chunked_topk(row, torch.eye(4), 1, temperature=1.0, banned_ids=torch.tensor([0]))
+    torch.testing.assert_close(logps, torch.tensor([[0.5]]).log())
+    assert ids.tolist() == [[1]]
+
+    hidden, weight, _ = _inputs()
+    expected = (_logits(hidden, weight, BANNED, 1.5) / 0.7).log_softmax(1).topk(7)
+    logps, ids = head.chunked_topk(hidden, weight, 7, temperature=0.7, banned_ids=BANNED, chunk=chunk, softcap=1.5)
+    torch.testing.assert_close(logps, expected.values.detach(), rtol=0, atol=1e-12)
+    assert ids.equal(expected.indices)
+    assert not logps.requires_grad
+
+
+@pytest.mark.parametrize("k", [0, 8])
+def test_topk_refuses_more_ids_than_there_are(k):
+    hidden, weight, _ = _inputs()
+    with pytest.raises(ValueError, match=f"k must be from 1 to the 7 ids that are not banned; got {k}"):
+        head.chunked_topk(hidden, weight, k, temperature=1.0, banned_ids=BANNED)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "message"),
+    [
+        (((3, 4), (9, 4), (2, 4), (9, 4)), {}, r"need hidden_p \[n, d\].*; got \[\(3, 4\), \(9, 4\), \(2, 4\), \(9, 4\)\]"),
+        (((3, 4), (9, 4), (3, 4), (8, 4)), {}, "need hidden_p"),
+        (((3, 4), (9, 4), (3, 4), (9, 5)), {}, r"need hidden \[n, d\], weight \[v, d\]; got \(3, 4\), \(9, 5\)"),
+        (((3, 4), (9, 4), (3, 4), (9, 4)), {"direction": "both"}, "direction must be one of forward, reverse, symmetric; got 'both'"),
+    ],
+)
+def test_kl_refuses_arguments_that_do_not_fit(shapes, options, message):
+    with pytest.raises(ValueError, match=message):
+        head.chunked_kl(*map(torch.zeros, shapes), temperature=1.0, **options)
+
+
 @pytest.mark.parametrize(
     ("shapes", "options", "message"),
     [
@@ -222,3 +360,21 @@ def test_refuses_arguments_that_do_not_fit(shapes, options, message):
     hidden, weight, ids = torch.zeros(shapes[0]), torch.zeros(shapes[1]), torch.zeros(shapes[2], dtype=torch.int64)
     with pytest.raises(ValueError, match=message):
         head.chunked_logps_entropy(hidden, weight, ids, **{"temperature": 1.0, **options})
+
+
+def test_the_kernels_are_chosen_by_device_or_by_name(monkeypatch):
+    hidden = torch.zeros(1, 1)
+    monkeypatch.delenv(head.CHOICE, raising=False)
+    assert head._kernels(hidden) is head.head_torch
+    monkeypatch.setenv(head.CHOICE, "cuda")
+    with pytest.raises(ValueError, match="MMRL_HEAD_KERNELS must be torch or triton, or not set; got 'cuda'"):
+        head._kernels(hidden)
+
+
+def test_without_triton_plain_torch_takes_its_place_and_says_so(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "mmrl.head_triton", None)  # importing it raises ImportError
+    choose = head._choose.__wrapped__
+    assert choose("cuda", "") is head.head_torch
+    assert "Triton does not import" in caplog.text
+    with pytest.raises(ImportError):
+        choose("cuda", "triton")
