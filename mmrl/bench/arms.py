@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mmrl.head import chunked_logps_entropy
 from mmrl.models.forward import GroupForward
 from mmrl.models.policy import Policy
 from mmrl.models.spans import spans_of
 from mmrl.models.stream import Row, pack_prefixes, pack_segments, stack_media
-from mmrl.ops import chunked_logps_entropy, token_logps
+from mmrl.ops import token_logps
 
 MAX_RESIDENT = 20_500
 """Tokens of a micro-batch of the repeating arms, which is what fits beside a model on a small machine."""
@@ -51,7 +52,10 @@ def vision_once(policy: Policy, rows: Sequence[Row], coefficients: Sequence[Tens
     for some in _micro_batches(rows):
         whole = _padded(rows, some, policy)
         place = pack_prefixes([prompt], policy.layout, policy.device)
-        positions = torch.cat([place.positions, place.last_positions[0] + torch.arange(whole.shape[1] - ids.shape[1] + 1).expand(3, 1, -1).to(policy.device)], 2)
+        positions = torch.cat(
+            [place.positions, place.last_positions[0] + torch.arange(whole.shape[1] - ids.shape[1] + 1).expand(3, 1, -1).to(policy.device)],
+            2,
+        )
         after = policy.base.get_input_embeddings()(whole[:, ids.shape[1] :])
         hidden = policy.hidden(torch.cat([leaf.expand(len(some), -1, -1), after], 1), positions.expand(3, len(some), -1), None)
         kept = [h[ids.shape[1] - 1 :][: len(rows[n][1])] for n, h in zip(some, hidden.last_hidden_state, strict=True)]
@@ -92,9 +96,7 @@ def concatenated(policy: Policy, rows: Sequence[Row], coefficients: Sequence[Ten
     positions = torch.cat([prefixes.positions, segments.positions], 2)
     context = _Concatenated(prefixes.lengths[0], segments.lengths)
     hidden = policy.hidden(embeds, positions, None, stream=context, **extra).last_hidden_state[0, prefixes.lengths[0] :]
-    logps, _ = chunked_logps_entropy(
-        hidden, policy.base.lm_head.weight, segments.targets, temperature=1.0, banned_ids=policy.banned_ids
-    )
+    logps, _ = chunked_logps_entropy(hidden, policy.base.lm_head.weight, segments.targets, temperature=1.0, banned_ids=policy.banned_ids)
     return torch.cat(_finish(list(logps.split(segments.lengths)), list(coefficients)))
 
 
@@ -127,5 +129,3 @@ def _micro_batches(rows: Sequence[Row]) -> list[range]:
 def _padded(rows: Sequence[Row], some: Sequence[int], policy: Policy) -> Tensor:
     lines = [torch.cat([torch.from_numpy(rows[n][0].ids), torch.from_numpy(rows[n][1])]) for n in some]
     return torch.nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=2).to(policy.device)
-
-

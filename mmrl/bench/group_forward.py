@@ -119,9 +119,7 @@ def _coefficients(rows: list[Row], policy: Policy) -> list[Tensor]:
     return [torch.full((len(ids),), float(-a) / total, device=policy.device) for a, (_, ids) in zip(advantages, rows, strict=True)]
 
 
-def _agreement(
-    policy: Policy, chosen: Mapping[str, arms.Arm], rows: list[Row], coefficients: list[Tensor]
-) -> dict[str, dict[str, float]]:
+def _agreement(policy: Policy, chosen: Mapping[str, arms.Arm], rows: list[Row], coefficients: list[Tensor]) -> dict[str, dict[str, float]]:
     """Of every arm against the naive one: largest |difference| of log-probabilities over the largest |log-probability|, and of a parameter's
     gradient over that parameter's largest."""
     found: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}

@@ -82,7 +82,7 @@ def random_prompt(policy: Policy, tokens: int, seed: int = 1) -> Prompt:
     """A prompt of that many tokens: one square picture that fills most of it, text before and after."""
     config = policy.base.config
     rng, vocab = np.random.default_rng(seed), config.get_text_config().vocab_size
-    side = int(math.isqrt(max(1, (tokens - 2) * 95 // 100)))
+    side = math.isqrt(max(1, (tokens - 2) * 95 // 100))
     visual = side * side
     before = min(24, (tokens - visual - 2) // 2)
     text = rng.integers(10, vocab - 10, tokens - visual - 2)

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmrl.head import chunked_logps_entropy
 from mmrl.models.attention import FlatContext, PrefixContext, SegmentContext, StopForward, take_streams
 from mmrl.models.positions import VisionLayout
 from mmrl.models.spans import Spans
 from mmrl.models.stream import Lines, Prefixes, Segments, stack_media
-from mmrl.ops import chunked_logps_entropy
 from mmrl.types import Prompt
 
 SUPPORTED_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
