@@ -1,4 +1,4 @@
-"""The embedded model: the small Qwen2.5-VL of `mmrl.models.tiny`, taught easy mazes by supervision for a few minutes, then kept.
+"""The embedded model: the small Qwen2.5-VL of `mmrl.models.tiny`, taught the easiest mazes by supervision for a few minutes, then kept.
 
 Its name in a recipe is `path: tiny`. The folder it is kept in is named by a hash of everything that made it, so a change of any of that
 makes a new one.
@@ -13,11 +13,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +34,7 @@ from mmrl.types import Task
 SYSTEM = "Maze."
 QUESTION = "Go from O to T."
 """The warm-up's whole prompt; recipes that start from the tiny model ask the same."""
+WALK = "Walk about."
 MOVES = {(-1, 0): "<|up|>", (1, 0): "<|down|>", (0, -1): "<|left|>", (0, 1): "<|right|>"}
 SEED = 63
 """Maze seed of the warm-up; runs with another seed modulo 64 share no maze with it."""
@@ -42,25 +42,26 @@ SEED = 63
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Supervised training on a poor teacher, who knows the way on easy mazes but often walks past the goal, or just walks about. The pupil
-    learns to see and to move by the rules; what to make of it is left to rewards."""
+    """Supervised training on easy mazes. The pupil learns to see, to solve mazes of one and two moves, and, asked otherwise, to walk about
+    by the rules in any maze. It is never shown the way in a maze of three moves or more: that is left to rewards."""
 
-    steps: int = 400
+    steps: int = 800
     batch_size: int = 48
     """Mazes a step."""
-    guided: int = 2
-    """Demonstrations of each maze that follow its solution."""
-    walks: int = 2
-    """Demonstrations of each maze that walk about."""
-    stop_share: float = 0.25
-    """Share of the demonstrations that stop on the goal when they come by; the others walk on."""
+    moves: str = "1-2"
+    """Moves to T in the mazes whose solution is shown."""
+    turns: str = "0-1"
+    doubt: float = 0.12
+    """Share of those in which a random walk is shown instead, so that the pupil is not too sure to ever try something else."""
+    walk_share: float = 1 / 3
+    """Share of the mazes that are shown with WALK in place of QUESTION, whatever their moves."""
+    walks: int = 3
+    """Random walks shown in each of these."""
     longest_walk: int = 5
-    """Moves after which every demonstration ends."""
+    """A random walk has one to this many moves."""
     learning_rate: float = 3e-3
     warmup_steps: int = 40
     side: int = 5
-    moves: str = "1-4"
-    turns: str = "0-3"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Made:
     def digest(self) -> str:
         tokenizer = untrained.build_tokenizer(self.shape.vocab_size)
         config = untrained.build_config(tokenizer, self.shape).to_dict()
-        training = "".join(inspect.getsource(part) for part in (_warm_up, demonstrations, demonstrate, _rate)) + repr(
+        training = "".join(inspect.getsource(part) for part in (_warm_up, demonstrations, random_walk, _rate)) + repr(
             warm_up_tasks(self.warm_up)
         )
         packages = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
@@ -116,24 +117,30 @@ def build_tiny(out: Path, made: Made | None = None, report: Callable[[str], None
     return out
 
 
-def warm_up_tasks(warm: WarmUp) -> MazeTasks:
-    return MazeTasks("train", SEED, warm.side, warm.side, warm.moves, warm.turns, system=SYSTEM, question=QUESTION)
+def warm_up_tasks(warm: WarmUp) -> tuple[MazeTasks, MazeTasks]:
+    """Mazes whose solution is shown, and mazes to walk about in."""
+    return (
+        MazeTasks("train", SEED, warm.side, warm.side, warm.moves, warm.turns, system=SYSTEM, question=QUESTION),
+        MazeTasks("train", SEED, warm.side, warm.side, "1-6", "0-4", system=SYSTEM, question=WALK),
+    )
 
 
 def _warm_up(policy: Policy, processor: untrained.Qwen2_5_VLProcessor, made: Made, report: Callable[[str], None]) -> None:
     """Maximum likelihood of the demonstrations. A maze's picture and prompt are forwarded once for all of them."""
     warm = made.warm_up
-    tasks, make_prompts = warm_up_tasks(warm), PromptMaker(processor, policy.layout)
-    tokenizer = processor.tokenizer
+    to_solve, to_walk = warm_up_tasks(warm)
+    tokenizer, make_prompts = processor.tokenizer, PromptMaker(processor, policy.layout)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=warm.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     forward = GroupForward(1.0, tokenizer.pad_token_id)
+    walked = int(warm.batch_size * warm.walk_share)
     policy.train()
     for step in range(warm.steps):
-        batch = [tasks.task(tasks.key(step * warm.batch_size + n)) for n in range(warm.batch_size)]
+        keys = [(source, step * n + i) for source, n in ((to_solve, warm.batch_size - walked), (to_walk, walked)) for i in range(n)]
+        batch = [source.task(source.key(index)) for source, index in keys]
         rows = [
             (prompt, np.array(tokenizer(f"<think></think>{moves}<|im_end|>")["input_ids"], np.int64))
-            for task, prompt in zip(batch, make_prompts(batch), strict=True)
-            for moves in demonstrations(task, warm)
+            for (source, _), task, prompt in zip(keys, batch, make_prompts(batch), strict=True)
+            for moves in demonstrations(task, warm, source is to_walk)
         ]
         tokens, total = sum(len(completion) for _, completion in rows), 0.0
         for group in optimizer.param_groups:
@@ -149,28 +156,29 @@ def _warm_up(policy: Policy, processor: untrained.Qwen2_5_VLProcessor, made: Mad
             report(f"warm-up {step + 1}/{warm.steps}: loss {total:.3f} nats a token")
 
 
-def demonstrations(task: Task, warm: WarmUp) -> list[str]:
-    """Moves of each demonstration of a maze."""
-    routes = [task.solution] * warm.guided + [""] * warm.walks
-    return [demonstrate(task.meta, route, warm, stream(task.id, "demonstration", n)) for n, route in enumerate(routes)]
+def demonstrations(task: Task, warm: WarmUp, walks: bool) -> list[str]:
+    """Moves of each demonstration of a maze: random walks, or its solution, in some mazes one walk instead."""
+    if walks:
+        return [random_walk(task, warm.longest_walk, n) for n in range(warm.walks)]
+    is_doubted = stream(task.id, "doubt").random() < warm.doubt
+    return [random_walk(task, warm.longest_walk, 0) if is_doubted else task.solution]
 
 
-def demonstrate(meta: Mapping[str, Any], route: str, warm: WarmUp, rng: np.random.Generator) -> str:
-    """A legal walk from the start as move tokens: along `route`, then at random, never straight back. It ends in a dead end, after
-    `longest_walk` moves, and on the goal if this demonstration is one that stops there."""
+def random_walk(task: Task, longest: int, number: int) -> str:
+    """A legal walk from the start as move tokens, of 1 to `longest` moves, never straight back; it ends early in a dead end."""
     neighbours: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for a, b in meta["openings"]:
+    for a, b in task.meta["openings"]:
         neighbours.setdefault(tuple(a), []).append(tuple(b))
         neighbours.setdefault(tuple(b), []).append(tuple(a))
-    here, before, goal, moves = tuple(meta["start"]), None, tuple(meta["goal"]), ""
-    stops = rng.random() < warm.stop_share
-    for _ in range(warm.longest_walk):
-        onward = {MOVES[c[0] - here[0], c[1] - here[1]]: c for c in sorted(neighbours[here]) if c != before}
-        if not onward or (here == goal and stops):
+    rng = stream(task.id, "walk", number)
+    here, before, moves = tuple(task.meta["start"]), None, ""
+    for _ in range(rng.integers(1, longest + 1)):
+        onward = [cell for cell in sorted(neighbours[here]) if cell != before]
+        if not onward:
             break
-        follows = [move for move in onward if route.startswith(moves + move)]
-        move = follows[0] if follows else list(onward)[rng.integers(len(onward))]
-        before, here, moves = here, onward[move], moves + move
+        there = onward[rng.integers(len(onward))]
+        moves += MOVES[there[0] - here[0], there[1] - here[1]]
+        before, here = here, there
     return moves
 
 
