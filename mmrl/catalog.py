@@ -21,6 +21,7 @@ CATALOG: dict[str, dict[str, str]] = {
     "reward": {
         "maze_prefix": "rewards.maze:MazePrefix",
         "maze_walker": "rewards.maze:MazeWalker",
+        "maze_reaches": "rewards.maze:MazeReaches",
         "action_format": "rewards.format:ActionFormat",
         "think_format": "rewards.format:ThinkFormat",
         "answer_format": "rewards.format:AnswerFormat",

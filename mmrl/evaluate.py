@@ -42,19 +42,23 @@ def evaluate(
     num_generations: int = 1,
     ks: Sequence[int] = (1,),
     batch_size: int = 64,
+    rewards: Sequence[WeightedReward] = (),
     run: Path | None = None,
 ) -> dict[str, Any]:
     """Success rate of the engine's policy on the tasks `keys`, as plain JSON.
 
     `success`: mean over all completions; `interval`: 95 % (Wilson with one completion a task, else bootstrap over tasks); `pass@k` unbiased
-    (arXiv:2107.03374, eq. 1); `table`: by the task's meta "moves" and "turns" where it has them, else by bucket. With `run`, the
-    pictures of a few examples are saved in it.
+    (arXiv:2107.03374, eq. 1); `table`: by the task's meta "moves" and "turns" where it has them, else by bucket; `rewards`: the mean of
+    each of these other rewards (NaN = not scored, left out), in all and by cell of the table. With `run`, the pictures of a few examples
+    are saved in it.
     """
     if not keys:
         raise TaskError("tasks.eval: the source has no tasks")
     if max(ks) > num_generations:
         raise RecipeError(f"eval.k: pass@{max(ks)} needs at least {max(ks)} completions a task; num_generations is {num_generations}")
     strategy = Plain()
+    others = [item for item in rewards if item.reward is not success]
+    values: dict[str, list[np.ndarray]] = {item.name: [] for item in others}
     rates: list[np.ndarray] = []
     groups: list[Group] = []
     for at in range(0, len(keys), batch_size):
@@ -64,6 +68,9 @@ def evaluate(
             rates.append(item.rewards >= 1)
             wanted = run is not None and len(groups) < EXAMPLES
             groups.append(item.group if wanted else replace(item.group, rollouts=()))
+        for item in score(sampled, others) if others else ():
+            for name, parts in item.parts.items():
+                values[name].append(parts)
     solved = np.array(rates, np.float64)
     result: dict[str, Any] = {
         "tasks": len(keys),
@@ -73,7 +80,8 @@ def evaluate(
         },
         "success": float(solved.mean()),
         "interval": list(wilson(solved.sum(), len(solved)) if num_generations == 1 else bootstrap(solved.mean(1))),
-        "table": _table(keys, groups, solved.mean(1)),
+        "rewards": {name: _mean(parts) for name, parts in values.items()},
+        "table": _table(keys, groups, solved.mean(1), values),
     }  # fmt: skip
     result |= {f"pass@{k}": float(np.mean([pass_at_k(num_generations, int(row.sum()), k) for row in solved])) for k in ks}
     if run is not None:
@@ -101,9 +109,10 @@ def bootstrap(rates: np.ndarray, draws: int = 2000) -> tuple[float, float]:
 
 
 def table_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """ "eval/success", its parts by moves (or bucket), and pass@k, under the names of metrics.jsonl."""
+    """ "eval/success", its parts by moves (or bucket), pass@k and the rewards' means, under the names of metrics.jsonl."""
     out = {"eval/success": float(result["success"])}
     out |= {f"eval/{key}": float(value) for key, value in result.items() if key.startswith("pass@")}
+    out |= {f"eval/rewards/{name}/mean": value for name, value in result["rewards"].items() if value is not None}
     by: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for cell in result["table"]:
         by[f"moves={cell['moves']}" if "moves" in cell else str(cell["bucket"])].append((cell["n"], cell["success"]))
@@ -119,16 +128,28 @@ def write_evaluation(run: Path, step: int, result: Mapping[str, Any]) -> Path:
     return path
 
 
-def _table(keys: Sequence[TaskKey], groups: Sequence[Group], rates: np.ndarray) -> list[dict[str, Any]]:
-    cells: dict[tuple[Any, ...], list[float]] = defaultdict(list)
-    for key, group, rate in zip(keys, groups, rates, strict=True):
+def _mean(parts: Sequence[np.ndarray]) -> float | None:
+    """Over all completions; None for a reward that scored none."""
+    scored = np.concatenate(parts)
+    scored = scored[~np.isnan(scored)]
+    return float(scored.mean(dtype=np.float64)) if len(scored) else None
+
+
+def _table(
+    keys: Sequence[TaskKey], groups: Sequence[Group], rates: np.ndarray, values: Mapping[str, Sequence[np.ndarray]]
+) -> list[dict[str, Any]]:
+    cells: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for n, (key, group) in enumerate(zip(keys, groups, strict=True)):
         meta = group.task.meta
         cell = (meta["moves"], meta["turns"]) if "moves" in meta and "turns" in meta else (key.bucket,)
-        cells[cell].append(float(rate))
+        cells[cell].append(n)
     names = {2: ("moves", "turns"), 1: ("bucket",)}
     return [
-        {**dict(zip(names[len(cell)], cell, strict=True)), "n": len(values), "success": float(np.mean(values))}
-        for cell, values in sorted(cells.items(), key=lambda item: (len(item[0]), item[0]))
+        {
+            **dict(zip(names[len(cell)], cell, strict=True)), "n": len(places), "success": float(rates[places].mean()),
+            "rewards": {name: _mean([parts[n] for n in places]) for name, parts in values.items()},
+        }
+        for cell, places in sorted(cells.items(), key=lambda item: (len(item[0]), item[0]))
     ]
 
 
@@ -166,6 +187,7 @@ def evaluate_command(target: str, overrides: list[str]) -> None:
     result = evaluate(
         source, first_keys(source, section.tasks), engine, PromptMaker(processor, policy.layout), success, sampling,
         num_generations=section.num_generations, ks=section.k, batch_size=recipe.trainer.eval_batch_size,
+        rewards=[WeightedReward(r.component.build(), r.weight, r.name) for r in recipe.rewards],
     )  # fmt: skip
     if run and checkpoint:
         write_json(run / "eval" / f"{checkpoint.name}.json", {"step": int(checkpoint.name.split("-")[-1]), **result})

@@ -10,7 +10,8 @@ from rich.table import Table
 
 
 def print_summary(run: Path, console: Console | None = None) -> None:
-    """Prints success before and after, by number of moves (or bucket) and in all. Prints nothing for a run without two evaluations."""
+    """Prints success before and after, by number of moves (or bucket) and in all, then the means of the rewards. Prints nothing for a run
+    without two evaluations."""
     files = sorted((run / "eval").glob("step-*.json"))
     if len(files) < 2:
         return
@@ -31,6 +32,10 @@ def print_summary(run: Path, console: Console | None = None) -> None:
         f"{100 * (after['success'] - before['success']):+.1f}",
         style="bold",
     )
+    for name, value in after.get("rewards", {}).items():
+        old_value = before["rewards"].get(name)
+        if value is not None and old_value is not None:
+            table.add_row(f"mean {name}", str(after["tasks"]), f"{old_value:.3f}", f"{value:.3f}", f"{value - old_value:+.3f}")
     (console or Console()).print(table)
 
 

@@ -278,7 +278,8 @@ class Trainer:
             result = evaluate(
                 self.eval_source, first_keys(self.eval_source, section.eval_tasks), self.engine, self.make_prompts,
                 self.collector.success.reward, sampling,
-                num_generations=e.num_generations, ks=e.k, batch_size=section.eval_batch_size, run=self.folder,
+                num_generations=e.num_generations, ks=e.k, batch_size=section.eval_batch_size,
+                rewards=self.collector.rewards, run=self.folder,
             )  # fmt: skip
         metrics = {**table_metrics(result), "perf/eval_s": seconds["eval"]}
         self._log({"step": self.state.step, "time_s": self.state.seconds, **metrics})

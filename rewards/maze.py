@@ -88,6 +88,24 @@ class MazeWalker:
         return float(len(moves) == shortest)
 
 
+@dataclass(frozen=True)
+class MazeReaches:
+    """1 when the walk comes by the goal, whether it stops there or not, and meets no wall before, else 0. Range {0, 1}.
+
+    Beside `maze_walker` it tells finding the way from stopping in time: give it weight 0 and watch both.
+    """
+
+    per_completion: ClassVar[bool] = True
+
+    def __call__(self, group: Group) -> np.ndarray:
+        return np.array([self.value(group.task, rollout.completion.text) for rollout in group.rollouts], np.float32)
+
+    def value(self, task: Task, text: str) -> float:
+        """The reward of one completion's text."""
+        cells, _ = walk(task, leading_moves(after_think(text) or ""))
+        return float(_cell(_meta(task, "goal")) in cells)
+
+
 def success(task: Task, text: str) -> bool:
     """Whether the completion's text solves the maze by any legal route: what evaluation and curriculum count."""
     return MazeWalker().value(task, text) == 1.0

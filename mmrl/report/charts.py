@@ -30,6 +30,7 @@ CHARTS = (
     Chart("Reward", (("reward", "mean"),), spread="reward_std"),
     Chart("Reward parts", pattern=r"rewards/(.+)/mean"),
     Chart("Evaluation by difficulty", pattern=r"eval/success/(.+)", unit="%"),
+    Chart("Evaluation's reward parts", pattern=r"eval/rewards/(.+)/mean"),
     Chart("Completion length (tokens)", (("completions/mean_length", "mean"),)),
     Chart("Completions cut at the limit", (("completions/clipped_ratio", "share"),), unit="%"),
     Chart("Groups without signal", (("frac_reward_zero_std", "all rewards equal"),), unit="%"),

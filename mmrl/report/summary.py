@@ -48,7 +48,7 @@ def heat_tables(evaluations: Sequence[Evaluation]) -> list[HeatTable]:
     if not with_table:
         return []
     ends = [with_table[0], with_table[-1]] if len(with_table) > 1 else [with_table[0]]
-    keys = tuple(key for key in ends[0].table[0] if key not in ("n", "success"))
+    keys = tuple(key for key in ends[0].table[0] if key not in ("n", "success", "rewards"))
     success = [_by_class(end, keys) for end in ends]
     classes = list(dict.fromkeys(name for table in success for name in table))
     rows, columns = (sorted(dict.fromkeys(name[axis] for name in classes), key=_order) for axis in (0, 1))
