@@ -46,12 +46,12 @@ def stats(z: Tensor, ids: Tensor, form: LogitMap, with_entropy: bool) -> tuple[T
         shifted = z[rows] - top[:, None]
         if entropies is None:
             lse[rows] = shifted.exp_().sum(1).log_().add_(top)
-        else:  # H = log S - (sum_j e_j s_j) / S,  e = exp(s),  S = sum_j e_j
+        else:  # H = log S - (sum_j e_j s_j) / S,  e = exp(s),  S = sum_j e_j: both parts >= 0, as s <= 0 = max s
             terms = shifted.exp()
             total = terms.sum(1)
             log_total = total.log()
             lse[rows] = log_total + top
-            entropies[rows] = (log_total - torch.linalg.vecdot(terms, shifted) / total).clamp_(min=0)
+            entropies[rows] = log_total - torch.linalg.vecdot(terms, shifted) / total
     logps = z.gather(1, ids[:, None]).squeeze(1) - lse
     if form.banned_ids is not None:
         logps.masked_fill_(torch.isin(ids, form.banned_ids), -torch.inf)

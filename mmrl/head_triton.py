@@ -136,12 +136,12 @@ def _stats(
     x = tl.load(z + target, mask=inside, other=float("nan")).to(tl.float32)
     tl.store(logps + row, _logits(x, temperature, cap, CAPPED) - top - log_total)
     if WITH_ENTROPY:
-        tl.store(entropies + row, tl.maximum(log_total - dot / total, 0.0))
+        tl.store(entropies + row, log_total - dot / total)
 
 
 @triton.jit
 def _finish_gradient(grad, product, temperature, cap, CAPPED: tl.constexpr):
-    """From the gradient of a logit to that of its product; 0 for a banned id."""
+    """From the gradient of a logit to that of its product; 0 for a banned id, whose `grad` may be NaN."""
     if CAPPED:
         t = _tanh(product / cap)
         grad *= 1 - t * t
@@ -162,7 +162,7 @@ def _gradient(
     g = tl.load(grad_logps + row)
     grad = tl.where(columns == tl.load(ids + row), g, 0.0) - g * p
     if WITH_ENTROPY:
-        grad -= tl.load(grad_entropies + row) * tl.where(p > 0, p * (logp + tl.load(entropies + row)), 0.0)
+        grad -= tl.load(grad_entropies + row) * p * (logp + tl.load(entropies + row))
     grad = _finish_gradient(grad, product, temperature, cap, CAPPED)
     tl.store(out + row * out_stride + columns, grad.to(out.dtype.element_ty), mask=columns < vocabulary)
 
@@ -209,7 +209,7 @@ def _kl_gradients(
     product_q = _row(z_q + row * q_stride, start, vocabulary, BLOCK)
     x_p = _logits(product_p, temperature, cap, CAPPED)
     x_q = _logits(product_q, temperature, cap, CAPPED)
-    gap = tl.where(product_p == float("-inf"), 0.0, x_p - x_q)
+    gap = x_p - x_q
     p = tl.exp(x_p - tl.load(lse_p + row))
     q = tl.exp(x_q - tl.load(lse_q + row))
     g_f = tl.load(grad_forward + row)

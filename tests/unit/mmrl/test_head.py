@@ -102,9 +102,22 @@ def test_gradients_for_one_result_or_one_input_alone():
     assert none is None
     torch.testing.assert_close(torch.autograd.grad(logps.sum(), (weight,))[0], expected)
 
+
+@pytest.mark.parametrize("chunk", [3, 7])
+def test_entropy_as_a_metric_costs_the_backward_nothing(chunk, monkeypatch):
+    """The backward is not even told of it."""
+    hidden, weight, ids = _inputs()
     (expected,) = torch.autograd.grad(ops.token_logps(_logits(hidden, weight), ids, temperature=1.0).sum(), (hidden,))
-    logps, _ = head.chunked_logps_entropy(hidden, weight, ids, temperature=1.0, with_entropy=True)  # entropy as a metric
-    torch.testing.assert_close(torch.autograd.grad(logps.sum(), (hidden,))[0], expected)
+    told, gradient = [], head.head_torch.gradient
+
+    def listen(*arguments):
+        told.append(arguments[6])
+        return gradient(*arguments)
+
+    monkeypatch.setattr(head.head_torch, "gradient", listen)
+    logps, entropies = head.chunked_logps_entropy(hidden, weight, ids, temperature=1.0, chunk=chunk, with_entropy=True)
+    torch.testing.assert_close(torch.autograd.grad(logps.sum() + entropies.detach().sum(), (hidden,))[0], expected)
+    assert set(told) == {None}
 
 
 @pytest.mark.parametrize("chunk", [3, 7])
@@ -223,6 +236,15 @@ def test_kl_of_hand_worked_rows(direction, value):
     swapped = {"forward": "reverse", "reverse": "forward"}.get(direction, direction)
     torch.testing.assert_close(head.chunked_kl(Q.log(), eye, P.log(), eye, temperature=1.0, direction=swapped), out)
     assert head.chunked_kl(P.log(), eye, P.log(), eye, temperature=1.0, direction=direction).item() == 0
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "symmetric"])
+def test_kl_of_views_that_hardly_differ_is_not_negative(direction):
+    """True values near 1e-12, rounding near 1e-7, of either sign."""
+    hidden, weight, _ = _inputs(n=50, dtype=torch.float32)
+    kl = head.chunked_kl(hidden, weight, hidden + 1e-6, weight, temperature=1.0, direction=direction)
+    assert (kl >= 0).all()
+    assert (kl < 1e-6).all()
 
 
 def test_kl_gradient_of_a_hand_worked_row():
