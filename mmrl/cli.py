@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(help="Make tasks, and look at them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tasks_app, name="tasks")
+bench_app = typer.Typer(help="Time mmrl against other ways of doing the same work.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench_app, name="bench")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Replace one value; may be repeated.")]
@@ -121,6 +123,24 @@ def look(
 
     png = out if out is not None else folder / "contact_sheet.png"
     typer.echo(f"{png}: {draw(folder, png, count)} tasks")
+
+
+@bench_app.command("group-forward")
+def bench_group_forward(
+    prompt: Annotated[list[int], typer.Option(min=64, help="Prompt tokens, most of them of one picture; may be repeated.")] = [2048],  # noqa: B006
+    completion: Annotated[list[int], typer.Option(min=1, help="Tokens of each completion; may be repeated.")] = [256],  # noqa: B006
+    num_generations: Annotated[list[int], typer.Option(min=2, help="Completions of the prompt; may be repeated.")] = [8],  # noqa: B006
+    model_size: Annotated[str, typer.Option(help="small, proportions-7b, 3b or 7b: sizes of a Qwen2.5-VL with random weights.")] = "small",
+    arms: Annotated[str, typer.Option(help="Which ways, of naive, vision_once, concatenated, shared.")] = "naive,vision_once,shared",
+    rounds: Annotated[int, typer.Option(min=1, help="The ways take turns this often.")] = 3,
+    max_tokens_per_stream: Annotated[int, typer.Option(min=1)] = 512,
+    view: Annotated[bool, typer.Option("--view", help="Also a step with a second view of the prompt, without gradient.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,
+) -> None:
+    """Log-probabilities and gradient of one group: prompt repeated, picture encoded once, prompt shared."""
+    from mmrl.bench.group_forward import command
+
+    command(prompt, completion, num_generations, model_size, arms, rounds, max_tokens_per_stream, view, json_file)
 
 
 def main() -> None:

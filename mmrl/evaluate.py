@@ -146,7 +146,9 @@ def _table(
     names = {2: ("moves", "turns"), 1: ("bucket",)}
     return [
         {
-            **dict(zip(names[len(cell)], cell, strict=True)), "n": len(places), "success": float(rates[places].mean()),
+            **dict(zip(names[len(cell)], cell, strict=True)),
+            "n": len(places),
+            "success": float(rates[places].mean()),
             "rewards": {name: _mean([parts[n] for n in places]) for name, parts in values.items()},
         }
         for cell, places in sorted(cells.items(), key=lambda item: (len(item[0]), item[0]))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +14,39 @@ from torch import Tensor
 
 from mmrl.bench import arms, flops
 from mmrl.bench.measure import Cost, cost, gemm_rate
+from mmrl.bench.report import write_bench
 from mmrl.bench.shapes import SHAPES, random_policy, random_prompt, random_rows
+from mmrl.errors import RecipeError
 from mmrl.models.policy import Policy
 from mmrl.models.stream import Row
+
+ARMS = ("naive", "vision_once", "concatenated", "shared")
+
+
+def command(
+    prompts: Sequence[int], completions: Sequence[int], groups: Sequence[int], size: str, names: str, rounds: int, max_tokens: int,
+    view: bool, file: Path | None,
+) -> None:  # fmt: skip
+    """What the command line calls: every point of the grid, on the GPU if there is one, in bfloat16 there."""
+    chosen = tuple(names.split(","))
+    if size not in SHAPES:
+        raise RecipeError(f"--model-size: got {size!r}; known: {', '.join(SHAPES)}")
+    if not {"naive", "shared"} <= set(chosen) <= set(ARMS):
+        raise RecipeError(f"--arms: got {names!r}; name naive, shared, and any of {', '.join(ARMS)}, with commas between")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    if device == "cpu":
+        torch.set_num_threads(1)
+    points = []
+    for p, r, g in itertools.product(prompts, completions, groups):
+        print(f"prompt {p}, completion {r}, num_generations {g}", file=sys.stderr)
+        points.append(
+            run(
+                size, p, r, g, device=device, dtype=dtype, rounds=rounds, max_tokens=max_tokens, names=chosen, with_view=view,
+                say=lambda line: print(line, file=sys.stderr, flush=True),
+            )
+        )  # fmt: skip
+        write_bench(file, points)
 
 
 def run(
@@ -120,8 +153,8 @@ def _coefficients(rows: list[Row], policy: Policy) -> list[Tensor]:
 
 
 def _agreement(policy: Policy, chosen: Mapping[str, arms.Arm], rows: list[Row], coefficients: list[Tensor]) -> dict[str, dict[str, float]]:
-    """Of every arm against the naive one: largest |difference| of log-probabilities over the largest |log-probability|, and of a parameter's
-    gradient over that parameter's largest."""
+    """Of every arm against the naive one: largest |difference| of log-probabilities over the largest |log-probability|, and of a
+    parameter's gradient over that parameter's largest."""
     found: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
     for name, arm in chosen.items():
         policy.zero_grad(set_to_none=False)
