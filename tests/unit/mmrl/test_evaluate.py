@@ -8,6 +8,7 @@ import pytest
 
 from mmrl.errors import RecipeError, RewardError, TaskError
 from mmrl.evaluate import bootstrap, evaluate, pass_at_k, table_metrics, wilson, write_evaluation
+from mmrl.loop.score import WeightedReward
 from mmrl.protocols import Sampling
 from mmrl.types import Completion, Media, Prompt, Task, TaskKey
 
@@ -89,11 +90,29 @@ def test_success_table_and_pass_at_k(batch_size):
     assert result["pass@1"] == 0.5
     assert result["pass@2"] == pytest.approx(2 / 3)
     assert result["table"] == [
-        {"moves": moves, "turns": turns, "n": n, "success": success}
+        {"moves": moves, "turns": turns, "n": n, "success": success, "rewards": {}}
         for moves in (1, 2) for turns, n, success in ((0, 2, 0.5), (1, 1, 0.5))
     ]  # fmt: skip
     assert sum(cell["n"] for cell in result["table"]) == result["tasks"] == 6
     assert result["interval"] == list(bootstrap(np.array([0, 0, 0.5, 0.5, 1, 1])))
+
+
+def test_other_rewards_are_measured_beside_success():
+    """3 for "yes" and not scored for task 0, whose draws are both "no"; task 1 has one "yes" of two, task 2 two: (3 + 0 + 3 + 3) / 4."""
+
+    class Three:
+        per_completion = True
+
+        def __call__(self, group):
+            scored = group.task.id[-1] != "0"
+            return np.array([3.0 * (r.completion.text == "yes") if scored else np.nan for r in group.rollouts], np.float32)
+
+    success = Yes()
+    rewards = [WeightedReward(Three(), 0.0, "three"), WeightedReward(success, 1.0, "again")]
+    result = evaluate(Source(), KEYS, Written(), make_prompts, success, Sampling(), num_generations=2, rewards=rewards)
+    assert result["rewards"] == {"three": 2.25}  # success itself is told once
+    assert result["table"][0]["rewards"] == {"three": 3.0}  # tasks 0 and 2 of one move without turns
+    assert table_metrics(result)["eval/rewards/three/mean"] == 2.25
 
 
 def test_one_completion_a_task_has_wilsons_interval():
@@ -104,8 +123,9 @@ def test_one_completion_a_task_has_wilsons_interval():
 
 def test_metrics_weigh_cells_by_their_tasks():
     table = [{"moves": 1, "turns": 0, "n": 3, "success": 1.0}, {"moves": 1, "turns": 1, "n": 1, "success": 0.0}]
-    result = {"success": 0.75, "pass@1": 0.75, "table": table}
-    assert table_metrics(result) == {"eval/success": 0.75, "eval/pass@1": 0.75, "eval/success/moves=1": 0.75}
+    result = {"success": 0.75, "pass@1": 0.75, "table": table, "rewards": {"length": 2.0, "judge": None}}
+    expected = {"eval/success": 0.75, "eval/pass@1": 0.75, "eval/success/moves=1": 0.75, "eval/rewards/length/mean": 2.0}
+    assert table_metrics(result) == expected
 
 
 def test_tasks_with_and_without_moves_stand_in_one_table():

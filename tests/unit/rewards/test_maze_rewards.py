@@ -5,7 +5,7 @@ import pytest
 
 from mmrl.types import Task
 from rewards.format import ActionFormat, ThinkFormat
-from rewards.maze import MazePrefix, MazeWalker, best_constant, success, walk
+from rewards.maze import MazePrefix, MazeReaches, MazeWalker, best_constant, success, walk
 
 TOKENS = {"U": "<|up|>", "D": "<|down|>", "L": "<|left|>", "R": "<|right|>", " ": " "}
 
@@ -126,6 +126,14 @@ def test_walker(moves, any_route, shortest_only):
     assert MazeWalker().value(task, say(moves)) == any_route
     assert MazeWalker(shortest_only=True).value(task, say(moves)) == shortest_only
     assert success(task, say(moves)) is bool(any_route)
+
+
+def test_reaching_the_goal_counts_whether_the_walk_stops_there_or_not():
+    """RDRU leads to T. A wall, or an end, before T does not; a wall after T does."""
+    task = maze("RDRU", **LOOPS)
+    for moves, reaches, ends in (("RDRU", 1, 1), ("RDRUD", 1, 0), ("RDR", 0, 0), ("UUUU", 0, 0)):
+        assert (MazeReaches().value(task, say(moves)), MazeWalker().value(task, say(moves))) == (reaches, ends)
+    assert MazeReaches().value(task, "<think>") == 0
 
 
 def test_walker_wants_moves_only():
