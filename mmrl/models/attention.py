@@ -11,6 +11,9 @@ the model's own. Nothing of a model's layers is repeated here, so adapters, chec
 
 from __future__ import annotations
 
+import functools
+import logging
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -21,9 +24,16 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mmrl.models.spans import Spans, kernel_for
+from mmrl.errors import RecipeError
+from mmrl.models.spans import FlashOnCPU, Plain, SpanKernel, Spans
+from mmrl.models.varlen import package_flash, torch_flash
 
 PREFIX = "mmrl_over_"
+CHOICE = "MMRL_ATTENTION_KERNEL"
+"""Environment variable: flash-attn, torch or plain, the kernel of streams on CUDA. Not set: flash-attn if it is installed, else torch's own;
+plain, which holds all scores, for float32, which they do not take. A CPU has one kernel."""
+
+_log = logging.getLogger(__name__)
 
 
 class StreamContext(Protocol):
@@ -145,3 +155,25 @@ class _StreamAttention(torch.autograd.Function):
             more, dpk, dpv = kernel.backward(grad_out, q, prefix_k, prefix_v, out, lse, ctx.cross, ctx.scale)
             dq += more
         return dq, dk, dv, dpk, dpv, None, None, None
+
+
+def kernel_for(q: Tensor) -> SpanKernel:
+    """The kernel for tensors like `q`."""
+    if q.device.type == "cpu":
+        return FlashOnCPU()
+    if q.device.type != "cuda" or q.dtype.itemsize > 2:
+        return Plain()
+    return _cuda_kernel(os.environ.get(CHOICE, ""))
+
+
+@functools.cache
+def _cuda_kernel(choice: str) -> SpanKernel:
+    makers = {"flash-attn": package_flash, "torch": torch_flash, "plain": Plain}
+    if choice not in ("", *makers):
+        raise RecipeError(f"{CHOICE}: got {choice!r}; set it to one of {', '.join(makers)}, or not at all")
+    for name in [choice] if choice else makers:
+        kernel = makers[name]()
+        if kernel is not None:
+            _log.info("attention of streams on CUDA: %s", name)
+            return kernel
+    raise RecipeError(f"{CHOICE}: flash-attn is not installed; install it or unset the variable")

@@ -257,8 +257,3 @@ class Plain(_Blocks):
             return scores
         seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
         return scores.masked_fill(~seen, -math.inf)
-
-
-def kernel_for(q: Tensor) -> SpanKernel:
-    """The kernel for tensors like `q`."""
-    return FlashOnCPU() if q.device.type == "cpu" else Plain()

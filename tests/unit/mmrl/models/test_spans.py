@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from mmrl.errors import RecipeError
 from mmrl.models import attention
 from mmrl.models.attention import stream_attention
 from mmrl.models.spans import FlashOnCPU, Plain, Spans, spans_of
+from mmrl.models.varlen import VarlenKernel
 
 CPU = torch.device("cpu")
 CASES = {  # prefix lengths, segment lengths of each, heads, key heads, width
@@ -53,8 +55,46 @@ def with_gradients(out, inputs):
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), inputs)]
 
 
+def written_out():
+    """The variable-length kernel's contract in plain products: what CUDA's kernels are asked for, and in which shapes."""
+
+    def scores(q, k, b, is_causal, scale):
+        for (q0, q1), (k0, k1) in zip(*([*zip(b_[:-1], b_[1:], strict=True)] for b_ in (b.queries.tolist(), b.keys.tolist())), strict=True):
+            assert q1 - q0 <= b.longest_query
+            assert k1 - k0 <= b.longest_key
+            some = q[q0:q1].transpose(0, 1) @ k[k0:k1].transpose(0, 1).repeat_interleave(q.shape[1] // k.shape[1], 0).mT * scale
+            if is_causal:
+                some = some.masked_fill(~torch.ones(q1 - q0, k1 - k0, dtype=torch.bool).tril(), -torch.inf)
+            yield slice(q0, q1), slice(k0, k1), some
+
+    def heads(x, repeat):
+        return x.transpose(0, 1).repeat_interleave(repeat, 0)
+
+    def forward(q, k, v, b, is_causal, scale):
+        out, lse = torch.empty_like(q), q.new_empty(q.shape[1], len(q))
+        assert b.queries.dtype == b.keys.dtype == torch.int32
+        for rows, keys, some in scores(q, k, b, is_causal, scale):
+            lse[:, rows] = some.logsumexp(-1)
+            out[rows] = (some.softmax(-1) @ heads(v[keys], q.shape[1] // k.shape[1])).transpose(0, 1)
+        return out, lse
+
+    def backward(grad, q, k, v, out, lse, b, is_causal, scale):
+        dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
+        repeat = q.shape[1] // k.shape[1]
+        for rows, keys, some in scores(q, k, b, is_causal, scale):
+            p = (some - lse[:, rows, None]).exp()
+            g, o = grad[rows].transpose(0, 1), out[rows].transpose(0, 1)
+            ds = p * (g @ heads(v[keys], repeat).mT - (g * o).sum(-1, keepdim=True)) * scale
+            dq[rows] += (ds @ heads(k[keys], repeat)).transpose(0, 1)
+            dk[keys] += (ds.mT @ q[rows].transpose(0, 1)).unflatten(0, (-1, repeat)).sum(1).transpose(0, 1)
+            dv[keys] += (p.mT @ g).unflatten(0, (-1, repeat)).sum(1).transpose(0, 1)
+        return dq, dk, dv
+
+    return VarlenKernel(forward, backward)
+
+
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kernel", [FlashOnCPU(), Plain()], ids=["flash", "plain"])
+@pytest.mark.parametrize("kernel", [FlashOnCPU(), Plain(), written_out()], ids=["flash", "plain", "varlen"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)], ids=["float64", "float32"])
 def test_two_calls_merged_are_one_softmax(monkeypatch, case, kernel, dtype, tolerance):
     monkeypatch.setattr(attention, "kernel_for", lambda q: kernel)
@@ -69,3 +109,12 @@ def test_spans_of_about_one_length_share_a_block():
     own = Spans.causal([17, 18, 20, 19, 33, 40], CPU)
     assert [(block.n, block.m) for block in own.blocks] == [(4, 20), (2, 40)]
     assert Spans.causal([8] * 5, CPU).blocks[0].queries == slice(0, 40)  # a view, nothing is gathered
+
+
+def test_kernel_of_a_device(monkeypatch):
+    assert isinstance(attention.kernel_for(torch.zeros(1)), FlashOnCPU)
+    assert isinstance(attention.kernel_for(torch.zeros(1, device="meta")), Plain)
+    assert isinstance(attention._cuda_kernel("torch"), VarlenKernel)
+    assert isinstance(attention._cuda_kernel("plain"), Plain)
+    with pytest.raises(RecipeError, match="MMRL_ATTENTION_KERNEL: got 'flash'; set it to one of flash-attn, torch, plain"):
+        attention._cuda_kernel("flash")
