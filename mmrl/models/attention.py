@@ -30,8 +30,8 @@ from mmrl.models.varlen import package_flash, torch_flash
 
 PREFIX = "mmrl_over_"
 CHOICE = "MMRL_ATTENTION_KERNEL"
-"""Environment variable: flash-attn, torch or plain, the kernel of streams on CUDA. Not set: flash-attn if it is installed, else torch's own;
-plain, which holds all scores, for float32, which they do not take. A CPU has one kernel."""
+"""Environment variable: flash-attn, torch or plain, the kernel of streams on CUDA. Not set: flash-attn if it is installed, else torch's
+own; plain, which holds all scores, for float32, which they do not take. A CPU has one kernel."""
 
 _log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Attention of packed spans on CUDA: the variable-length flash kernels, which take spans as they lie, without a copy or a rectangle.
 
-Two makes of one kernel: the package flash-attn where it is installed (2.8 and newer), else the build inside torch. Both want half precision;
-float32 on CUDA takes the plain kernel. Nothing here has run on a GPU yet: shapes and signs are tested on a CPU, with the two products of the
-kernel written out in place of it.
+Two makes of one kernel: the package flash-attn where it is installed (2.8 and newer), else the build inside torch. Both want half
+precision; float32 on CUDA takes the plain kernel. Nothing here has run on a GPU yet: shapes and signs are tested on a CPU, with the
+kernel's products written out in place of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -55,8 +56,8 @@ class VarlenKernel:
         if cut.is_empty:
             return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         dq, dk, dv = self._backward(
-            cut.queries(grad_out), cut.queries(q), cut.keys(k), cut.keys(v), cut.queries(out), cut.queries(lse).t().contiguous(), cut.bounds,
-            spans.is_causal, scale,
+            cut.queries(grad_out), cut.queries(q), cut.keys(k), cut.keys(v), cut.queries(out), cut.queries(lse).t().contiguous(),
+            cut.bounds, spans.is_causal, scale,
         )  # fmt: skip
         return cut.widen(dq, q, 0.0), cut.widen_keys(dk, k), cut.widen_keys(dv, v)
 
@@ -108,7 +109,7 @@ class Cut:
 
 
 def _rows(spans: list[tuple[int, int]], device: torch.device) -> slice | Tensor:
-    if all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False)):
+    if all(a[1] == b[0] for a, b in pairwise(spans)):
         return slice(spans[0][0], spans[-1][1])
     return torch.cat([torch.arange(begin, end, device=device) for begin, end in spans])
 

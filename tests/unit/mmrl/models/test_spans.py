@@ -1,5 +1,7 @@
 """Attention of packed spans against a plain softmax with one dense mask."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -59,7 +61,7 @@ def written_out():
     """The variable-length kernel's contract in plain products: what CUDA's kernels are asked for, and in which shapes."""
 
     def scores(q, k, b, is_causal, scale):
-        for (q0, q1), (k0, k1) in zip(*([*zip(b_[:-1], b_[1:], strict=True)] for b_ in (b.queries.tolist(), b.keys.tolist())), strict=True):
+        for (q0, q1), (k0, k1) in zip(pairwise(b.queries.tolist()), pairwise(b.keys.tolist()), strict=True):
             assert q1 - q0 <= b.longest_query
             assert k1 - k0 <= b.longest_key
             some = q[q0:q1].transpose(0, 1) @ k[k0:k1].transpose(0, 1).repeat_interleave(q.shape[1] // k.shape[1], 0).mT * scale
