@@ -1,5 +1,5 @@
-"""Sampling with the policy's own transformers model: pictures encoded and prompts prefilled once per task, the cache expanded to the group,
-one batched decode loop that finished rows leave.
+"""Sampling with the policy's own transformers model: pictures encoded and prompts read once per task, their keys and values shared by the
+group, one batched decode loop that finished rows leave.
 
 The sampled distribution is exactly the trainer's (same positions, temperature and ruled-out tokens), so `sampling_logps` equal the
 trainer's log-probabilities up to rounding. Each row draws from its own keyed stream: what else is in the batch cannot change it.
@@ -7,6 +7,7 @@ trainer's log-probabilities up to rounding. Each row draws from its own keyed st
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -15,14 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
+from mmrl.engines.draw import draw_tokens
 from mmrl.errors import EngineError
+from mmrl.models.decode import SharedDecoder
+from mmrl.models.decode_plain import PlainDecoder
 from mmrl.models.policy import Policy
-from mmrl.models.processor import prompt_positions
 from mmrl.protocols import Sampling
 from mmrl.seeding import stream
 from mmrl.types import Completion, Prompt
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,13 +37,16 @@ class HFEngine:
     """Completions decoded at once; changes memory and speed only. A prompt with more of them is read again for each such batch."""
     compact_below: float = 0.75
     """Finished rows leave the batch once the share of unfinished ones is below this."""
+    prefill_tokens: int = 8192
+    """Prompt tokens read by one forward; a longer prompt is read alone. Changes memory and speed only."""
     _policy: Policy | None = field(default=None, init=False, repr=False)
     _tokenizer: Any = field(default=None, init=False, repr=False)
     _version: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.max_rows < 1:
-            raise ValueError(f"max_rows must be at least 1; got {self.max_rows}")
+        for name in ("max_rows", "prefill_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not 0 <= self.compact_below <= 1:
             raise ValueError(f"compact_below must be in [0, 1]; got {self.compact_below}")
 
@@ -50,6 +57,8 @@ class HFEngine:
     def load_policy(self, policy: nn.Module, version: int) -> None:
         """Samples from `policy` from now on. The weights are shared, not copied."""
         assert isinstance(policy, Policy)
+        if policy is not self._policy and not policy.can_share:
+            _log.warning("hf engine: each completion keeps its own copy of the prompt, because this attention takes no streams; use sdpa")
         self._policy, self._version = policy, version
 
     def generate(self, prompts: Sequence[Prompt], num_generations: int, sampling: Sampling) -> list[list[Completion]]:
@@ -68,13 +77,19 @@ class HFEngine:
             with torch.no_grad():
                 for some, draws in _batches(len(prompts), num_generations, self.max_rows):
                     batch = [prompts[n] for n in some]
-                    decode = _Decode(self._policy, self._tokenizer, batch, draws, sampling, self.compact_below)
-                    rows = decode.run(self._version)
+                    decode = _Decode(self._policy, self._tokenizer, batch, draws, sampling)
+                    rows = decode.run(self._decoder(batch, len(draws), sampling), self.compact_below, self._version)
                     for place, n in enumerate(some):
                         out[n] += rows[place * len(draws) : (place + 1) * len(draws)]
         finally:
             self._policy.train(was_training)
         return out
+
+    def _decoder(self, prompts: Sequence[Prompt], num_generations: int, sampling: Sampling) -> SharedDecoder | PlainDecoder:
+        assert self._policy is not None
+        if not self._policy.can_share:
+            return PlainDecoder(self._policy, prompts, num_generations, self._tokenizer.pad_token_id)
+        return SharedDecoder(self._policy, prompts, num_generations, sampling.max_completion_length, self.prefill_tokens)
 
 
 def _check(num_generations: int, sampling: Sampling) -> None:
@@ -97,93 +112,54 @@ def _batches(num_prompts: int, num_generations: int, max_rows: int) -> Iterator[
 
 
 class _Decode:
-    """One batch from prefill to the last finished row. Row r is draw r % G of prompt r // G, counted from `draws.start`."""
+    """One batch from the first token to the last finished row. Row r is draw r % G of prompt r // G, counted from `draws.start`."""
 
-    def __init__(
-        self, policy: Policy, tokenizer: Any, prompts: Sequence[Prompt], draws: range, sampling: Sampling, compact_below: float
-    ) -> None:
-        self.policy, self.tokenizer, self.prompts, self.sampling = policy, tokenizer, prompts, sampling
-        self.G, self.compact_below = len(draws), compact_below
-        self.device = policy.device
+    def __init__(self, policy: Policy, tokenizer: Any, prompts: Sequence[Prompt], draws: range, sampling: Sampling) -> None:
+        self.policy, self.tokenizer, self.sampling, self.G = policy, tokenizer, sampling, len(draws)
         self.end_ids = _end_ids(policy, tokenizer)
-        rows = len(prompts) * self.G
-        length = sampling.max_completion_length
+        rows, length = len(prompts) * self.G, sampling.max_completion_length
         self.stop_reach = max((len(stop.encode()) for stop in sampling.stop), default=0)  # a token is a byte or more of its text
-        self.draws = np.empty((rows, length))
-        for row, (prompt, draw) in enumerate(product(prompts, draws)):
-            self.draws[row] = stream(sampling.seed, "sampling", sampling.step, prompt.task.id, draw).random(length)
+        uniform = np.empty((rows, length))
+        if sampling.temperature > 0:
+            for row, (prompt, draw) in enumerate(product(prompts, draws)):
+                uniform[row] = stream(sampling.seed, "sampling", sampling.step, prompt.task.id, draw).random(length)
+        self.draws = torch.from_numpy(uniform).to(policy.device)
+        self.logps = torch.zeros(rows, length, device=policy.device)
         self.tokens = np.zeros((rows, length), np.int64)
-        self.logps = np.zeros((rows, length), np.float32)
         self.done_at = np.zeros(rows, np.int64)
         self.stopped = np.zeros(rows, bool)
 
-    def run(self, version: int) -> list[Completion]:
-        logits, cache, padding, next_position = self._prefill()
-        cache.batch_repeat_interleave(self.G)
-        alive = np.arange(len(self.prompts) * self.G)  # rows of the batch -> rows of the result
-        logits, next_position = logits.repeat_interleave(self.G, 0), next_position.repeat_interleave(self.G, 0)
-        padding = None if padding is None else padding.repeat_interleave(self.G, 0)
+    def run(self, decoder: SharedDecoder | PlainDecoder, compact_below: float, version: int) -> list[Completion]:
+        alive = (decoder.order[:, None] * self.G + np.arange(self.G)).ravel()  # rows of the batch -> rows of the result
+        rows = torch.from_numpy(alive).to(self.draws.device)
         running = np.ones(len(alive), bool)
+        logits = decoder.first()  # one row a prompt; its completions are drawn from it side by side
         for step in range(self.sampling.max_completion_length):
-            ids, logps = self._sample(logits, torch.from_numpy(self.draws[alive, step]))
-            running = self._record(step, alive, running, ids, logps)
+            draws = self.draws[rows, step].view(len(logits), -1)
+            ids, logps = (x.flatten() for x in draw_tokens(logits, draws, self.sampling, self.policy.banned_ids))
+            self.logps[rows, step] = logps
+            running = self._record(step, alive, running, ids)
             if not running.any() or step + 1 == self.sampling.max_completion_length:
                 break
-            if running.mean() < self.compact_below:
-                keep = torch.from_numpy(np.flatnonzero(running)).to(self.device)
-                cache.batch_select_indices(keep)
-                next_position, ids = next_position[keep], ids[keep]
-                padding = None if padding is None else padding[keep]
-                alive, running = alive[running], running[running]
-            if padding is not None:
-                padding = torch.cat([padding, padding.new_ones(len(alive), 1)], 1)
-            embeds = self.policy.base.get_input_embeddings()(ids[:, None])
-            positions = (next_position + step)[None, :, None].expand(3, -1, 1)
-            hidden = self.policy.hidden(embeds, positions, padding, past_key_values=cache).last_hidden_state
-            logits = self.policy.base.lm_head(hidden[:, -1])
+            if step == 0:
+                decoder.spread()
+            if running.mean() < compact_below:
+                kept = np.flatnonzero(running)
+                decoder.keep(kept)
+                alive, running = alive[kept], running[kept]
+                rows, ids = (x[torch.from_numpy(kept).to(x.device)] for x in (rows, ids))
+            logits = decoder.next(ids)
         return self._completions(version)
 
-    def _prefill(self) -> tuple[Tensor, DynamicCache, Tensor | None, Tensor]:
-        """Logits after each prompt [prompts, vocab], the cache, the padding mask (None: no padding), each prompt's next position."""
-        lengths = [len(p.ids) for p in self.prompts]
-        width = max(lengths)
-        ids = np.full((len(lengths), width), self.tokenizer.pad_token_id, np.int64)
-        positions = np.zeros((3, len(lengths), width), np.int64)
-        padding = np.zeros((len(lengths), width), np.int64)
-        for n, prompt in enumerate(self.prompts):
-            left = width - lengths[n]
-            ids[n, left:], padding[n, left:] = prompt.ids, 1
-            positions[:, n, left:] = prompt_positions(prompt, self.policy.layout)
-        embeds, extra = self.policy.embed(torch.from_numpy(ids).to(self.device), self.prompts)
-        mask = None if min(lengths) == width else torch.from_numpy(padding).to(self.device)
-        cache = DynamicCache(config=self.policy.base.config.get_text_config())
-        out = self.policy.hidden(embeds, torch.from_numpy(positions).to(self.device), mask, past_key_values=cache, **extra)
-        next_position = torch.from_numpy(positions.max((0, 2)) + 1).to(self.device)
-        return self.policy.base.lm_head(out.last_hidden_state[:, -1]), cache, mask, next_position
-
-    def _sample(self, logits: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """One token per row by inverting the cumulative distribution at `draws` float64 [rows] in [0, 1); greedy at temperature 0."""
-        logits = logits.float()
-        logits[:, self.policy.banned_ids] = float("-inf")
-        if not logits.amax(-1).isfinite().all():
+    def _record(self, step: int, alive: np.ndarray, running: np.ndarray, ids: Tensor) -> np.ndarray:
+        """Notes a token of every row of the batch, those of finished rows to no effect; says which rows run on."""
+        tokens = ids.cpu().numpy()  # the one wait for the device in a step
+        if (tokens < 0).any():
             raise EngineError("the policy's logits are not finite, so nothing can be sampled: its weights hold NaN or have grown too large")
-        if self.sampling.temperature == 0:
-            logps = logits.log_softmax(-1)
-            ids = logps.argmax(-1)
-            return ids, logps.gather(-1, ids[:, None])[:, 0]
-        logps = _cut(logits / self.sampling.temperature, self.sampling.top_p, self.sampling.top_k).log_softmax(-1)
-        heap = logps.double().exp().cumsum(-1)
-        total = heap[:, -1]
-        target = torch.minimum(draws.to(heap.device) * total, torch.nextafter(total, torch.zeros_like(total)))  # never past the last token
-        ids = torch.searchsorted(heap, target[:, None], right=True)[:, 0]
-        return ids, logps.gather(-1, ids[:, None])[:, 0]
-
-    def _record(self, step: int, alive: np.ndarray, running: np.ndarray, ids: Tensor, logps: Tensor) -> np.ndarray:
+        self.tokens[alive, step] = tokens
         rows = alive[running]
-        self.tokens[rows, step] = ids.cpu().numpy()[running]
-        self.logps[rows, step] = logps.cpu().numpy()[running]
         self.done_at[rows] = step + 1
-        ended = np.isin(self.tokens[rows, step], self.end_ids)
+        ended = np.isin(tokens[running], self.end_ids)
         if self.sampling.stop:
             tails = self.tokenizer.batch_decode(self.tokens[rows, max(0, step + 1 - self.stop_reach) : step + 1])
             ended |= np.array([any(stop in tail for stop in self.sampling.stop) for tail in tails])
@@ -195,11 +171,12 @@ class _Decode:
     def _completions(self, version: int) -> list[Completion]:
         ids = [tokens[:length].copy() for tokens, length in zip(self.tokens, self.done_at, strict=True)]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        logps = self.logps.cpu().numpy()
         return [
             Completion(
                 ids=ids[row],
                 text=texts[row],
-                sampling_logps=self.logps[row, : len(ids[row])].copy(),
+                sampling_logps=logps[row, : len(ids[row])].copy(),
                 finish="stop" if self.stopped[row] else "length",
                 policy_version=version,
             )
@@ -216,15 +193,3 @@ def _end_ids(policy: Policy, tokenizer: Any) -> np.ndarray:
     if not ends:
         raise EngineError("the model's generation_config and tokenizer name no end token (eos_token_id); set one in generation_config.json")
     return np.unique(ends)
-
-
-def _cut(logits: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Rules out all but the `top_k` likeliest tokens (0 = all) and then all outside the smallest set with share `top_p`."""
-    if 0 < top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], float("-inf"))
-    if top_p < 1:
-        ordered, order = logits.sort(-1, descending=True)
-        probs = ordered.softmax(-1)
-        outside = probs.cumsum(-1) - probs >= top_p
-        logits = logits.masked_fill(outside.scatter(-1, order, outside), float("-inf"))
-    return logits
