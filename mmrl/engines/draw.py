@@ -13,11 +13,12 @@ CHUNK = 64
 
 
 def draw_tokens(
-    logits: Float[Tensor, "n v"], draws: Float[Tensor, "n g"], sampling: Sampling, banned_ids: Int[Tensor, " k"]
-) -> tuple[Int[Tensor, "n g"], Float[Tensor, "n g"]]:
-    """g tokens for each row and their log-probabilities, float32 nats, `banned_ids` ruled out; `logits` may be overwritten.
+    logits: Float[Tensor, "n v"], rows: Int[Tensor, " m"], draws: Float[Tensor, " m"], sampling: Sampling, banned_ids: Int[Tensor, " k"]
+) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
+    """m tokens, the i-th from row `rows[i]` of the logits, and their log-probabilities, float32 nats; `banned_ids` are ruled out and
+    `logits` may be overwritten.
 
-    A token is found by inverting the row's cumulative distribution at `draws` float64 in [0, 1); at temperature 0 it is the likeliest.
+    A token is found by inverting the row's cumulative distribution at `draws[i]` float64 in [0, 1); at temperature 0 it is the likeliest.
     Its id is -1 where the logits hold NaN, +inf or nothing else than -inf: nothing here waits for the device.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).index_fill_(-1, banned_ids, -torch.inf)
@@ -31,19 +32,18 @@ def draw_tokens(
     chunks = heap.unflatten(1, (-1, CHUNK))
     shares = chunks.sum(-1).double()
     upto = shares.cumsum(-1)
-    total = upto[:, -1:]
+    total = upto[:, -1]
     if sampling.temperature > 0:
-        target = torch.minimum(draws * total, _below(total))
-        chunk = torch.searchsorted(upto, target, right=True).clamp_(max=shares.shape[1] - 1)  # NaN would be past the end
-        rest = target - (upto - shares).gather(1, chunk)
-        inside = chunks.gather(1, chunk[..., None].expand(-1, -1, CHUNK)).double().cumsum(-1)
-        rest = torch.minimum(rest, _below(inside[..., -1]))
-        ids = chunk * CHUNK + torch.searchsorted(inside, rest[..., None], right=True)[..., 0]
-        ids.clamp_(max=vocab - 1)
+        target = torch.minimum(draws * total[rows], _below(total[rows]))
+        chunk = torch.searchsorted(upto[rows], target[:, None], right=True)[:, 0].clamp_(max=shares.shape[1] - 1)  # NaN would be past it
+        rest = target - (upto[rows, chunk] - shares[rows, chunk])
+        inside = chunks[rows, chunk].double().cumsum(-1)
+        rest = torch.minimum(rest, _below(inside[:, -1]))
+        ids = (chunk * CHUNK + torch.searchsorted(inside, rest[:, None], right=True)[:, 0]).clamp_(max=vocab - 1)
     else:
-        ids = logits.argmax(-1, keepdim=True).expand(draws.shape)
-    logps = (logits.gather(1, ids) - top - total.log()).float()
-    return ids.where(total.isfinite(), -1), logps
+        ids = logits.argmax(-1)[rows]
+    logps = (logits[rows, ids] - top[rows, 0] - total[rows].log()).float()
+    return ids.where(total[rows].isfinite(), -1), logps
 
 
 def _below(x: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """Sampling with the policy's own transformers model: pictures encoded and prompts read once per task, their keys and values shared by the
-group, one batched decode loop that finished rows leave.
+group, one batched decode loop that finished rows leave. On a CPU, completions of a prompt are one row until their tokens differ.
 
 The sampled distribution is exactly the trainer's (same positions, temperature and ruled-out tokens), so `sampling_logps` equal the
 trainer's log-probabilities up to rounding. Each row draws from its own keyed stream: what else is in the batch cannot change it.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmrl.engines.draw import draw_tokens
 from mmrl.errors import EngineError
@@ -36,7 +36,7 @@ class HFEngine:
     max_rows: int = 512
     """Completions decoded at once; changes memory and speed only. A prompt with more of them is read again for each such batch."""
     compact_below: float = 0.75
-    """Finished rows leave the batch once the share of unfinished ones is below this."""
+    """Finished rows leave the batch once the share of unfinished ones is below this, or earlier when rows are moved anyway."""
     prefill_tokens: int = 8192
     """Prompt tokens read by one forward; a longer prompt is read alone. Changes memory and speed only."""
     _policy: Policy | None = field(default=None, init=False, repr=False)
@@ -88,8 +88,9 @@ class HFEngine:
     def _decoder(self, prompts: Sequence[Prompt], num_generations: int, sampling: Sampling) -> SharedDecoder | PlainDecoder:
         assert self._policy is not None
         if not self._policy.can_share:
-            return PlainDecoder(self._policy, prompts, num_generations, self._tokenizer.pad_token_id)
-        return SharedDecoder(self._policy, prompts, num_generations, sampling.max_completion_length, self.prefill_tokens)
+            return PlainDecoder(self._policy, prompts, self._tokenizer.pad_token_id)
+        rows = len(prompts) * num_generations
+        return SharedDecoder(self._policy, prompts, rows, sampling.max_completion_length, self.prefill_tokens)
 
 
 def _check(num_generations: int, sampling: Sampling) -> None:
@@ -112,61 +113,71 @@ def _batches(num_prompts: int, num_generations: int, max_rows: int) -> Iterator[
 
 
 class _Decode:
-    """One batch from the first token to the last finished row. Row r is draw r % G of prompt r // G, counted from `draws.start`."""
+    """One batch from the first token to the last finished completion. Completion c is draw c % G of prompt c // G, counted from
+    `draws.start`."""
 
     def __init__(self, policy: Policy, tokenizer: Any, prompts: Sequence[Prompt], draws: range, sampling: Sampling) -> None:
         self.policy, self.tokenizer, self.sampling, self.G = policy, tokenizer, sampling, len(draws)
         self.end_ids = _end_ids(policy, tokenizer)
-        rows, length = len(prompts) * self.G, sampling.max_completion_length
+        count, length = len(prompts) * self.G, sampling.max_completion_length
         self.stop_reach = max((len(stop.encode()) for stop in sampling.stop), default=0)  # a token is a byte or more of its text
-        uniform = np.empty((rows, length))
+        uniform = np.zeros((count, length))
         if sampling.temperature > 0:
-            for row, (prompt, draw) in enumerate(product(prompts, draws)):
-                uniform[row] = stream(sampling.seed, "sampling", sampling.step, prompt.task.id, draw).random(length)
+            for n, (prompt, draw) in enumerate(product(prompts, draws)):
+                uniform[n] = stream(sampling.seed, "sampling", sampling.step, prompt.task.id, draw).random(length)
         self.draws = torch.from_numpy(uniform).to(policy.device)
-        self.logps = torch.zeros(rows, length, device=policy.device)
-        self.tokens = np.zeros((rows, length), np.int64)
-        self.done_at = np.zeros(rows, np.int64)
-        self.stopped = np.zeros(rows, bool)
+        self.logps = torch.zeros(count, length, device=policy.device)
+        self.tokens = np.zeros((count, length), np.int64)
+        self.done_at = np.zeros(count, np.int64)
+        self.stopped = np.zeros(count, bool)
 
     def run(self, decoder: SharedDecoder | PlainDecoder, compact_below: float, version: int) -> list[Completion]:
-        alive = (decoder.order[:, None] * self.G + np.arange(self.G)).ravel()  # rows of the batch -> rows of the result
-        rows = torch.from_numpy(alive).to(self.draws.device)
-        running = np.ones(len(alive), bool)
-        logits = decoder.first()  # one row a prompt; its completions are drawn from it side by side
+        device = self.draws.device
+        alive = (decoder.order[:, None] * self.G + np.arange(self.G)).ravel()  # completions that run
+        row = np.repeat(np.arange(len(decoder.order)), self.G)  # each one's row of the batch, ascending
+        logits = decoder.first()
         for step in range(self.sampling.max_completion_length):
-            draws = self.draws[rows, step].view(len(logits), -1)
-            ids, logps = (x.flatten() for x in draw_tokens(logits, draws, self.sampling, self.policy.banned_ids))
-            self.logps[rows, step] = logps
-            running = self._record(step, alive, running, ids)
+            rows, these = torch.from_numpy(np.stack([row, alive])).to(device)
+            ids, logps = draw_tokens(logits, rows, self.draws[these, step], self.sampling, self.policy.banned_ids)
+            self.logps[these, step] = logps
+            tokens = ids.cpu().numpy()  # the one wait for the device in a step
+            running = self._record(step, alive, tokens)
             if not running.any() or step + 1 == self.sampling.max_completion_length:
                 break
-            if step == 0:
-                decoder.spread()
-            if running.mean() < compact_below:
-                kept = np.flatnonzero(running)
-                decoder.keep(kept)
-                alive, running = alive[kept], running[kept]
-                rows, ids = (x[torch.from_numpy(kept).to(x.device)] for x in (rows, ids))
-            logits = decoder.next(ids)
+            alive, row, parents, fed = self._part(alive[running], row[running], tokens[running])
+            left = np.unique(parents)
+            if len(parents) > len(left) or len(left) < compact_below * len(logits):
+                decoder.select(parents)
+            else:  # finished rows stay for now, whatever they are fed
+                stay = np.zeros(len(logits), np.int64)
+                stay[parents] = fed
+                row, fed = parents[row], stay
+            logits = decoder.next(torch.from_numpy(fed).to(device))
         return self._completions(version)
 
-    def _record(self, step: int, alive: np.ndarray, running: np.ndarray, ids: Tensor) -> np.ndarray:
-        """Notes a token of every row of the batch, those of finished rows to no effect; says which rows run on."""
-        tokens = ids.cpu().numpy()  # the one wait for the device in a step
+    def _part(self, alive: np.ndarray, row: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Completions in their next order, the row of each, and of every such row the row that it comes from and the token it is fed.
+        Completions with the same tokens so far stay one row; on other devices than a CPU, where the number of rows says little about the
+        time and every change of it moves them all, each has its own from the first token on."""
+        is_first = np.ones(len(alive), bool)
+        if self.draws.device.type == "cpu":
+            order = np.lexsort((tokens, row))
+            alive, row, tokens = alive[order], row[order], tokens[order]
+            is_first[1:] = (np.diff(row) > 0) | (np.diff(tokens) > 0)
+        return alive, np.cumsum(is_first) - 1, row[is_first], tokens[is_first]
+
+    def _record(self, step: int, alive: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Notes a token of every running completion; says which run on."""
         if (tokens < 0).any():
             raise EngineError("the policy's logits are not finite, so nothing can be sampled: its weights hold NaN or have grown too large")
         self.tokens[alive, step] = tokens
-        rows = alive[running]
-        self.done_at[rows] = step + 1
-        ended = np.isin(tokens[running], self.end_ids)
+        self.done_at[alive] = step + 1
+        ended = np.isin(tokens, self.end_ids)
         if self.sampling.stop:
-            tails = self.tokenizer.batch_decode(self.tokens[rows, max(0, step + 1 - self.stop_reach) : step + 1])
+            tails = self.tokenizer.batch_decode(self.tokens[alive, max(0, step + 1 - self.stop_reach) : step + 1])
             ended |= np.array([any(stop in tail for stop in self.sampling.stop) for tail in tails])
-        self.stopped[rows] = ended
-        still = running.copy()
-        still[running] = ~ended
-        return still
+        self.stopped[alive] = ended
+        return ~ended
 
     def _completions(self, version: int) -> list[Completion]:
         ids = [tokens[:length].copy() for tokens, length in zip(self.tokens, self.done_at, strict=True)]

@@ -5,10 +5,10 @@ one row. At every step each row's query sees two sets of keys: its prompt's, sha
 query rows against `[Hk, P, d]`, as in Hydragen, arXiv:2402.05099), and its own, which grow by one in a buffer that is allocated once. The
 two parts are merged by their log-sum-exps. Finished rows leave, and with the last row of a group its prompt.
 
-For CUDA graphs: between two `keep`s a step reads and writes fixed buffers and never waits for the device. Where a row's keys go is read
+For CUDA graphs: between two `select`s a step reads and writes fixed buffers and never waits for the device. Where a row's keys go is read
 from the tensor `slot`, and the own keys that are seen are rounded up to `own_width_step` under a mask, so shapes change once in that many
 steps. What remains is the capture itself, which has not been tried: `next` with the ids copied into a fixed input, one graph for each
-width, and after `keep` new graphs, or row counts padded up to one of a few sizes.
+width, and after `select` new graphs, or row counts padded up to one of a few sizes.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from mmrl.types import Prompt
 
 
 class SharedDecoder:
-    """Completions of a batch of prompts, `num_generations` of each. `first`, then `spread`, then `next` for every further token; `keep` in
-    between. Needs a policy that takes streams, in eval mode, without gradient."""
+    """Rows of token histories, at first the prompts themselves. `first`, then `next` for every further token; before it, `select` lets
+    rows part or leave. Needs a policy that takes streams, in eval mode, without gradient."""
 
-    def __init__(self, policy: Policy, prompts: Sequence[Prompt], num_generations: int, max_tokens: int, stream_tokens: int) -> None:
-        """`max_tokens`: longest completion, for the size of the buffers. `stream_tokens`: prompt tokens read by one forward; a longer
-        prompt is read alone."""
-        self.policy, self.num_generations = policy, num_generations
+    def __init__(self, policy: Policy, prompts: Sequence[Prompt], max_rows: int, max_tokens: int, stream_tokens: int) -> None:
+        """`max_rows`, `max_tokens`: most rows and longest completion, for the size of the buffers. `stream_tokens`: prompt tokens read by
+        one forward; a longer prompt is read alone."""
+        self.policy = policy
         self.order = np.array(sorted(range(len(prompts)), key=lambda n: len(prompts[n].ids)), np.int64)
-        """Index in `prompts` of every running row: at first one row a prompt, after `spread` one a completion, a prompt's together."""
+        """Index in `prompts` of every row; the rows of a prompt lie together."""
         blocks: list[PromptBlock] = []
         last_ids, last_positions = [], []
         for some in _streams([prompts[n] for n in self.order], stream_tokens):
@@ -45,20 +45,14 @@ class SharedDecoder:
             blocks += _blocks(prefixes.lengths, policy.read_prefixes(prefixes), first=len(last_ids))
             last_ids += [prompt.ids[-1] for prompt in some]
             last_positions += prefixes.last_positions
-        self.context = DecodeContext(blocks, len(prompts) * num_generations, max_tokens)
+        self.context = DecodeContext(blocks, max_rows, max_tokens)
         self._last_ids = torch.tensor(last_ids, device=policy.device)
         self.positions = torch.tensor(last_positions, device=policy.device)
         """int64 [rows] rotary position, the same on all three axes, of the token that a row is fed next."""
 
     def first(self) -> Float[Tensor, "p v"]:
-        """Logits of the first token, one row a prompt, in `order`: completions of a prompt share it."""
+        """Logits of the first token, one row a prompt, in `order`."""
         return self.next(self._last_ids)
-
-    def spread(self) -> None:
-        """From one row a prompt to one a completion."""
-        self.order = np.repeat(self.order, self.num_generations)
-        self.positions = self.positions.repeat_interleave(self.num_generations)
-        self.context.spread(self.num_generations)
 
     def next(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n v"]:
         """Logits after one more token of every row."""
@@ -69,11 +63,11 @@ class SharedDecoder:
         self.positions += 1
         return base.lm_head(hidden)
 
-    def keep(self, rows: Int[np.ndarray, " n"]) -> None:
-        """Only these rows, ascending, run on."""
-        on_device = torch.from_numpy(rows).to(self.positions.device)
-        self.order, self.positions = self.order[rows], self.positions[on_device]
-        self.context.keep(rows, on_device)
+    def select(self, parents: Int[np.ndarray, " n"]) -> None:
+        """From now on row i is what row `parents[i]` was; ascending, with repeats where a row parts, without those that leave."""
+        on_device = torch.from_numpy(parents).to(self.positions.device)
+        self.order, self.positions = self.order[parents], self.positions[on_device]
+        self.context.select(parents, on_device)
 
 
 def _streams(prompts: Sequence[Prompt], max_tokens: int) -> Iterator[list[Prompt]]:
@@ -131,24 +125,16 @@ class DecodeContext:
         shared, shared_lse = (torch.cat(parts) for parts in zip(*(b.attend(layer, q, scale) for b in self.blocks), strict=True))
         return shared.lerp(out, (lse - shared_lse).sigmoid_().to(out.dtype))
 
-    def spread(self, times: int) -> None:
-        rows = sum(block.num_rows for block in self.blocks)
+    def select(self, parents: Int[np.ndarray, " n"], on_device: Int[Tensor, " n"]) -> None:
+        """Row i becomes what row `parents[i]` was (ascending); prompts without rows leave. `on_device`: the same rows."""
         for buffer in (*self.own_keys, *self.own_values):
-            buffer[: self.filled, : rows * times] = buffer[: self.filled, :rows].repeat_interleave(times, 1)
-        first = 0
-        for block in self.blocks:
-            first = block.lay_out(first, block.counts * times)
-
-    def keep(self, rows: Int[np.ndarray, " n"], on_device: Int[Tensor, " n"]) -> None:
-        """Only these rows, ascending, stay; prompts without rows leave. `on_device`: the same rows."""
-        for buffer in (*self.own_keys, *self.own_values):
-            buffer[: self.filled, : len(rows)] = buffer[: self.filled].index_select(1, on_device)
+            buffer[: self.filled, : len(parents)] = buffer[: self.filled].index_select(1, on_device)
         ends = np.cumsum([block.num_rows for block in self.blocks])
-        parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
+        parts = np.split(parents, np.searchsorted(parents, ends[:-1]))
         self.blocks = [block for block, part in zip(self.blocks, parts, strict=True) if len(part)]
         first = 0
         for block, part in zip(self.blocks, [part for part in parts if len(part)], strict=True):
-            first = block.keep(first, part)
+            first = block.select(first, part)
 
 
 def _width_for(length: int) -> int:
@@ -212,9 +198,9 @@ class PromptBlock:
             self.places = torch.from_numpy(np.flatnonzero(real)).to(device)
         return first + self.num_rows
 
-    def keep(self, first: int, rows: Int[np.ndarray, " n"]) -> int:
-        """Only these rows of the batch, ascending, stay, from row `first` on; prompts without rows leave."""
-        owners = np.searchsorted(self.first + np.cumsum(self.counts), rows, side="right")
+    def select(self, first: int, parents: Int[np.ndarray, " n"]) -> int:
+        """The block's rows become what rows `parents` of the batch were, from row `first` on; prompts without rows leave."""
+        owners = np.searchsorted(self.first + np.cumsum(self.counts), parents, side="right")
         counts = np.bincount(owners, minlength=len(self.counts))
         if not counts.all():
             left = torch.from_numpy(np.flatnonzero(counts)).to(self.keys[0].device)

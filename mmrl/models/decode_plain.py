@@ -1,5 +1,5 @@
 """Decoding by transformers' own cache, for policies whose attention takes no streams: prompts left-padded and read once, the cache repeated
-for each completion. Same steps as `mmrl.models.decode`."""
+for each row. Same steps as `mmrl.models.decode`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mmrl.types import Prompt
 
 
 class PlainDecoder:
-    """Completions of a batch of prompts, `num_generations` of each. `first`, then `spread`, then `next` for every further token; `keep` in
-    between. The policy is in eval mode, without gradient."""
+    """Rows of token histories, at first the prompts themselves. `first`, then `next` for every further token; before it, `select` lets
+    rows part or leave. The policy is in eval mode, without gradient."""
 
-    def __init__(self, policy: Policy, prompts: Sequence[Prompt], num_generations: int, pad_id: int) -> None:
-        self.policy, self.prompts, self.num_generations, self.pad_id = policy, prompts, num_generations, pad_id
+    def __init__(self, policy: Policy, prompts: Sequence[Prompt], pad_id: int) -> None:
+        self.policy, self.prompts, self.pad_id = policy, prompts, pad_id
         self.order = np.arange(len(prompts))
-        """Index in `prompts` of every running row."""
+        """Index in `prompts` of every row."""
         self._cache = DynamicCache(config=policy.base.config.get_text_config())
         self._padding: Tensor | None = None
         """int64 [rows, tokens so far], 0 = padding; None = there is none."""
 
     def first(self) -> Float[Tensor, "p v"]:
-        """Logits of the first token, one row a prompt: completions of a prompt share it."""
+        """Logits of the first token, one row a prompt, in `order`."""
         lengths = [len(p.ids) for p in self.prompts]
         width = max(lengths)
         ids = np.full((len(lengths), width), self.pad_id, np.int64)
@@ -50,13 +50,6 @@ class PlainDecoder:
         out = self.policy.hidden(embeds, positions, self._padding, past_key_values=self._cache, **extra)
         return self.policy.base.lm_head(out.last_hidden_state[:, -1])
 
-    def spread(self) -> None:
-        """From one row a prompt to one a completion."""
-        G = self.num_generations
-        self._cache.batch_repeat_interleave(G)
-        self.order, self.positions = np.repeat(self.order, G), self.positions.repeat_interleave(G)
-        self._padding = None if self._padding is None else self._padding.repeat_interleave(G, 0)
-
     def next(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n v"]:
         """Logits after one more token of every row."""
         if self._padding is not None:
@@ -65,9 +58,9 @@ class PlainDecoder:
         self.positions = self.positions + 1
         return logits
 
-    def keep(self, rows: Int[np.ndarray, " n"]) -> None:
-        """Only these rows, ascending, run on."""
-        on_device = torch.from_numpy(rows).to(self.positions.device)
+    def select(self, parents: Int[np.ndarray, " n"]) -> None:
+        """From now on row i is what row `parents[i]` was; ascending, with repeats where a row parts, without those that leave."""
+        on_device = torch.from_numpy(parents).to(self.positions.device)
         self._cache.batch_select_indices(on_device)
-        self.order, self.positions = self.order[rows], self.positions[on_device]
+        self.order, self.positions = self.order[parents], self.positions[on_device]
         self._padding = None if self._padding is None else self._padding[on_device]

@@ -8,6 +8,14 @@ from mmrl.protocols import Sampling
 NONE_BANNED = torch.zeros(0, dtype=torch.long)
 
 
+def draw(logits, draws, sampling, banned_ids=NONE_BANNED):
+    """[n, g] tokens: as many of each row as it has draws; asked for in any order."""
+    rows = torch.arange(len(draws)).repeat_interleave(draws.shape[1])
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    out = draw_tokens(logits, rows[order], draws.flatten()[order], sampling, banned_ids)
+    return [x[order.argsort()].view(draws.shape) for x in out]
+
+
 def by_definition(logits, draws, temperature):
     """The first token whose cumulative probability, in float64, is above the draw."""
     logps = (logits / temperature).log_softmax(-1)
@@ -24,7 +32,7 @@ def test_tokens_are_those_of_the_plain_inverse(vocab, temperature, scale):
     logits = torch.randn(50, vocab, generator=rng) * scale
     draws = torch.rand(50, 40, generator=rng, dtype=torch.float64)
     expected, logps = by_definition(logits, draws, temperature)
-    ids, came = draw_tokens(logits.clone(), draws, Sampling(temperature), NONE_BANNED)
+    ids, came = draw(logits.clone(), draws, Sampling(temperature))
     assert torch.equal(ids, expected)
     assert came.dtype == torch.float32
     torch.testing.assert_close(came, logps, rtol=1e-6, atol=1e-5)
@@ -36,7 +44,7 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens():
     logits = torch.full((1, vocab), -torch.inf)
     logits[0, [5, CHUNK + 7, 2 * CHUNK + 9]] = 0.0
     draws = torch.tensor([[0.0, np.nextafter(1 / 3, 0), 1 / 2, np.nextafter(1, 0)]], dtype=torch.float64)
-    ids, logps = draw_tokens(logits, draws, Sampling(), NONE_BANNED)
+    ids, logps = draw(logits, draws, Sampling())
     assert ids.tolist() == [[5, 5, CHUNK + 7, 2 * CHUNK + 9]]
     torch.testing.assert_close(logps, torch.full((1, 4), -np.log(3.0), dtype=torch.float32))
 
@@ -47,7 +55,7 @@ def test_logits_without_a_distribution_are_told_by_their_id(temperature):
     logits = torch.zeros(5, 100)
     logits[0, 50], logits[1, 99], logits[2] = torch.nan, torch.inf, -torch.inf
     logits[3, :50] = -torch.inf
-    ids, logps = draw_tokens(logits, torch.full((5, 2), 0.5, dtype=torch.float64), Sampling(temperature), NONE_BANNED)
+    ids, logps = draw(logits, torch.full((5, 2), 0.5, dtype=torch.float64), Sampling(temperature))
     assert (ids[:3] == -1).all()
     assert (ids[3:] >= 0).all()
     assert (ids[3] >= 50).all()
@@ -56,7 +64,7 @@ def test_logits_without_a_distribution_are_told_by_their_id(temperature):
 
 def test_half_precision_logits_are_summed_in_float32():
     logits = torch.zeros(1, 3000, dtype=torch.bfloat16)
-    _, logps = draw_tokens(logits, torch.tensor([[0.3]], dtype=torch.float64), Sampling(), torch.tensor([7]))
+    _, logps = draw(logits, torch.tensor([[0.3]], dtype=torch.float64), Sampling(), torch.tensor([7]))
     assert logps.item() == pytest.approx(-np.log(2999), abs=1e-6)
 
 

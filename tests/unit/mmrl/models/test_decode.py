@@ -54,11 +54,11 @@ def largest_error(policy, prompts, build, completion_ids):
         errors += [(logits[place] - expected[row][step]).abs().max().item() for place, row in enumerate(alive)]
         if step + 1 == TOKENS:
             break
-        if step == 0:
-            decoder.spread()
         kept = np.flatnonzero(lengths[alive] > step + 1)
-        if len(kept) < len(alive):
-            decoder.keep(kept)
+        if step == 0:
+            decoder.select(kept // G)
+        elif len(kept) < len(alive):
+            decoder.select(kept)
         alive = alive[kept]
         logits = decoder.next(torch.tensor([ids[row][step] for row in alive]))
     assert len(errors) == lengths.sum() + (len(alive) == 0)
@@ -66,7 +66,7 @@ def largest_error(policy, prompts, build, completion_ids):
 
 
 def shared(policy, prompts, stream_tokens=8192):
-    return SharedDecoder(policy, prompts, G, TOKENS, stream_tokens)
+    return SharedDecoder(policy, prompts, len(prompts) * G, TOKENS, stream_tokens)
 
 
 def fixed_shapes(policy, prompts):
@@ -80,7 +80,7 @@ BUILDS = {
     "shared": shared,
     "each prompt read alone": lambda *args: shared(*args, stream_tokens=1),
     "fixed shapes": fixed_shapes,
-    "transformers' cache": lambda policy, prompts: PlainDecoder(policy, prompts, G, 0),
+    "transformers' cache": lambda policy, prompts: PlainDecoder(policy, prompts, 0),
 }
 
 
@@ -137,17 +137,17 @@ def test_prompts_are_stored_once_and_leave_with_their_last_row(family):
 
     lengths = np.array([len(prompt.ids) - 1 for prompt in prompts])
     for generations in (2, 50):
-        decoder = SharedDecoder(policy, prompts, generations, TOKENS, 8192)
+        decoder = SharedDecoder(policy, prompts, len(prompts) * generations, TOKENS, 8192)
         before = stored(decoder)
         assert lengths.sum() <= before <= lengths.sum() * 9 / 8
         decoder.first()
-        decoder.spread()
+        decoder.select(np.repeat(np.arange(len(prompts)), generations))
         decoder.next(torch.zeros(len(decoder.order), dtype=torch.long))
         assert stored(decoder) == before
         own = sum(x.numel() for x in (*decoder.context.own_keys, *decoder.context.own_values))
         assert own == len(prompts) * generations * TOKENS * per_token
         stay = [0, 3]
-        decoder.keep(np.flatnonzero(np.isin(decoder.order, stay)))
+        decoder.select(np.flatnonzero(np.isin(decoder.order, stay)))
         assert lengths[stay].sum() <= stored(decoder) <= lengths[stay].sum() * 9 / 8
         assert set(decoder.order) == set(stay)
 
@@ -173,7 +173,7 @@ def test_a_step_has_fixed_shapes_and_buffers_and_waits_for_nothing(family, monke
     policy, prompts = family
     decoder = fixed_shapes(policy, prompts)
     decoder.first()
-    decoder.spread()
+    decoder.select(np.repeat(np.arange(len(prompts)), G))
     context = decoder.context
     fixed = [*context.own_keys, *context.own_values, context.slot, decoder.positions]
     fixed += [x for block in context.blocks for x in (*block.keys, *block.values)]
