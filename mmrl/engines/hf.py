@@ -27,6 +27,9 @@ from mmrl.seeding import stream
 from mmrl.types import Completion, Prompt
 
 _log = logging.getLogger(__name__)
+MERGE_ON = ("cpu",)
+"""Devices on which completions with the same tokens so far are one row. On others the number of rows says little about the time, and every
+change of it moves them all."""
 
 
 @dataclass
@@ -156,11 +159,9 @@ class _Decode:
         return self._completions(version)
 
     def _part(self, alive: np.ndarray, row: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Completions in their next order, the row of each, and of every such row the row that it comes from and the token it is fed.
-        Completions with the same tokens so far stay one row; on other devices than a CPU, where the number of rows says little about the
-        time and every change of it moves them all, each has its own from the first token on."""
+        """Completions in their next order, the row of each, and of every such row the row that it comes from and the token it is fed."""
         is_first = np.ones(len(alive), bool)
-        if self.draws.device.type == "cpu":
+        if self.draws.device.type in MERGE_ON:
             order = np.lexsort((tokens, row))
             alive, row, tokens = alive[order], row[order], tokens[order]
             is_first[1:] = (np.diff(row) > 0) | (np.diff(tokens) > 0)

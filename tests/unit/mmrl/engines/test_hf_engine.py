@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmrl.engines import hf
 from mmrl.engines.hf import HFEngine
 from mmrl.errors import EngineError
 from mmrl.models.forward import GroupForward
@@ -174,14 +175,16 @@ def test_a_draw_depends_on_its_whole_key(engine, prompts):
     assert len({tuple(ids) for ids in drawn}) == len(drawn) == 8
 
 
+@pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize(("sampling", "all_differ"), [(Sampling(), True), (Sampling(2.0, top_k=6), False)])
-def test_finished_rows_leave_the_batch(engine, ending_policy, prompts, batch_sizes, sampling, all_differ):
+def test_finished_rows_leave_the_batch(engine, ending_policy, prompts, batch_sizes, monkeypatch, sampling, all_differ, merge):
     """With compact_below=1 a forward has exactly the rows that still run: those of completions longer than the tokens so far, once for
-    completions of a prompt whose tokens were the same so far. What is drawn is what each row draws alone."""
+    completions of a prompt whose tokens were the same so far, where those are merged. What is drawn is what each row draws alone."""
+    monkeypatch.setattr(hf, "MERGE_ON", ("cpu",) if merge else ())
     sampling = replace(sampling, max_completion_length=8)
     sizes, completions = batch_sizes(engine(ending_policy, compact_below=1.0), prompts, 6, sampling)
     running = [[(n // 6, *c.ids[:tokens]) for n, c in enumerate(completions) if len(c.ids) > tokens] for tokens in range(1, 8)]
-    assert sizes == [prefix_tokens(prompts), 4] + [len(set(rows)) for rows in running if rows]
+    assert sizes == [prefix_tokens(prompts), 4] + [len(set(rows)) if merge else len(rows) for rows in running if rows]
     assert all(len(set(rows)) == len(rows) for rows in running) == all_differ
     assert sizes[2] > sizes[4] > 0
     alone = flat(engine(ending_policy, max_rows=1).generate(prompts, 6, sampling))
