@@ -1,5 +1,5 @@
-"""Sampling with the policy's own transformers model: pictures encoded and prompts prefilled once per task, the cache expanded to the group,
-one batched decode loop that finished rows leave.
+"""Sampling with the policy's own transformers model: pictures encoded and prompts read once per task, their keys and values shared by the
+group, one batched decode loop that finished rows leave. On a CPU, completions of a prompt are one row until their tokens differ.
 
 The sampled distribution is exactly the trainer's (same positions, temperature and ruled-out tokens), so `sampling_logps` equal the
 trainer's log-probabilities up to rounding. Each row draws from its own keyed stream: what else is in the batch cannot change it.
@@ -7,6 +7,7 @@ trainer's log-probabilities up to rounding. Each row draws from its own keyed st
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -14,15 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import nn
 
+from mmrl.engines.draw import draw_tokens
 from mmrl.errors import EngineError
+from mmrl.models.decode import SharedDecoder
+from mmrl.models.decode_plain import PlainDecoder
 from mmrl.models.policy import Policy
-from mmrl.models.processor import prompt_positions
 from mmrl.protocols import Sampling
 from mmrl.seeding import stream
 from mmrl.types import Completion, Prompt
+
+_log = logging.getLogger(__name__)
+MERGE_ON = ("cpu",)
+"""Devices on which completions with the same tokens so far are one row. On others the number of rows says little about the time, and every
+change of it moves them all."""
 
 
 @dataclass
@@ -32,14 +39,17 @@ class HFEngine:
     max_rows: int = 512
     """Completions decoded at once; changes memory and speed only. A prompt with more of them is read again for each such batch."""
     compact_below: float = 0.75
-    """Finished rows leave the batch once the share of unfinished ones is below this."""
+    """Finished rows leave the batch once the share of unfinished ones is below this, or earlier when rows are moved anyway."""
+    prefill_tokens: int = 8192
+    """Prompt tokens read by one forward; a longer prompt is read alone. Changes memory and speed only."""
     _policy: Policy | None = field(default=None, init=False, repr=False)
     _tokenizer: Any = field(default=None, init=False, repr=False)
     _version: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.max_rows < 1:
-            raise ValueError(f"max_rows must be at least 1; got {self.max_rows}")
+        for name in ("max_rows", "prefill_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not 0 <= self.compact_below <= 1:
             raise ValueError(f"compact_below must be in [0, 1]; got {self.compact_below}")
 
@@ -50,6 +60,8 @@ class HFEngine:
     def load_policy(self, policy: nn.Module, version: int) -> None:
         """Samples from `policy` from now on. The weights are shared, not copied."""
         assert isinstance(policy, Policy)
+        if policy is not self._policy and not policy.can_share:
+            _log.warning("hf engine: each completion keeps its own copy of the prompt, because this attention takes no streams; use sdpa")
         self._policy, self._version = policy, version
 
     def generate(self, prompts: Sequence[Prompt], num_generations: int, sampling: Sampling) -> list[list[Completion]]:
@@ -68,13 +80,20 @@ class HFEngine:
             with torch.no_grad():
                 for some, draws in _batches(len(prompts), num_generations, self.max_rows):
                     batch = [prompts[n] for n in some]
-                    decode = _Decode(self._policy, self._tokenizer, batch, draws, sampling, self.compact_below)
-                    rows = decode.run(self._version)
+                    decode = _Decode(self._policy, self._tokenizer, batch, draws, sampling)
+                    rows = decode.run(self._decoder(batch, len(draws), sampling), self.compact_below, self._version)
                     for place, n in enumerate(some):
                         out[n] += rows[place * len(draws) : (place + 1) * len(draws)]
         finally:
             self._policy.train(was_training)
         return out
+
+    def _decoder(self, prompts: Sequence[Prompt], num_generations: int, sampling: Sampling) -> SharedDecoder | PlainDecoder:
+        assert self._policy is not None
+        if not self._policy.can_share:
+            return PlainDecoder(self._policy, prompts, self._tokenizer.pad_token_id)
+        rows = len(prompts) * num_generations
+        return SharedDecoder(self._policy, prompts, rows, sampling.max_completion_length, self.prefill_tokens)
 
 
 def _check(num_generations: int, sampling: Sampling) -> None:
@@ -97,109 +116,79 @@ def _batches(num_prompts: int, num_generations: int, max_rows: int) -> Iterator[
 
 
 class _Decode:
-    """One batch from prefill to the last finished row. Row r is draw r % G of prompt r // G, counted from `draws.start`."""
+    """One batch from the first token to the last finished completion. Completion c is draw c % G of prompt c // G, counted from
+    `draws.start`."""
 
-    def __init__(
-        self, policy: Policy, tokenizer: Any, prompts: Sequence[Prompt], draws: range, sampling: Sampling, compact_below: float
-    ) -> None:
-        self.policy, self.tokenizer, self.prompts, self.sampling = policy, tokenizer, prompts, sampling
-        self.G, self.compact_below = len(draws), compact_below
-        self.device = policy.device
+    def __init__(self, policy: Policy, tokenizer: Any, prompts: Sequence[Prompt], draws: range, sampling: Sampling) -> None:
+        self.policy, self.tokenizer, self.sampling, self.G = policy, tokenizer, sampling, len(draws)
         self.end_ids = _end_ids(policy, tokenizer)
-        rows = len(prompts) * self.G
-        length = sampling.max_completion_length
+        count, length = len(prompts) * self.G, sampling.max_completion_length
         self.stop_reach = max((len(stop.encode()) for stop in sampling.stop), default=0)  # a token is a byte or more of its text
-        self.draws = np.empty((rows, length))
-        for row, (prompt, draw) in enumerate(product(prompts, draws)):
-            self.draws[row] = stream(sampling.seed, "sampling", sampling.step, prompt.task.id, draw).random(length)
-        self.tokens = np.zeros((rows, length), np.int64)
-        self.logps = np.zeros((rows, length), np.float32)
-        self.done_at = np.zeros(rows, np.int64)
-        self.stopped = np.zeros(rows, bool)
+        uniform = np.zeros((count, length))
+        if sampling.temperature > 0:
+            for n, (prompt, draw) in enumerate(product(prompts, draws)):
+                uniform[n] = stream(sampling.seed, "sampling", sampling.step, prompt.task.id, draw).random(length)
+        self.draws = torch.from_numpy(uniform).to(policy.device)
+        self.logps = torch.zeros(count, length, device=policy.device)
+        self.tokens = np.zeros((count, length), np.int64)
+        self.done_at = np.zeros(count, np.int64)
+        self.stopped = np.zeros(count, bool)
 
-    def run(self, version: int) -> list[Completion]:
-        logits, cache, padding, next_position = self._prefill()
-        cache.batch_repeat_interleave(self.G)
-        alive = np.arange(len(self.prompts) * self.G)  # rows of the batch -> rows of the result
-        logits, next_position = logits.repeat_interleave(self.G, 0), next_position.repeat_interleave(self.G, 0)
-        padding = None if padding is None else padding.repeat_interleave(self.G, 0)
-        running = np.ones(len(alive), bool)
+    def run(self, decoder: SharedDecoder | PlainDecoder, compact_below: float, version: int) -> list[Completion]:
+        device = self.draws.device
+        alive = (decoder.order[:, None] * self.G + np.arange(self.G)).ravel()  # completions that run
+        row = np.repeat(np.arange(len(decoder.order)), self.G)  # each one's row of the batch, ascending
+        logits = decoder.first()
         for step in range(self.sampling.max_completion_length):
-            ids, logps = self._sample(logits, torch.from_numpy(self.draws[alive, step]))
-            running = self._record(step, alive, running, ids, logps)
+            rows, these = torch.from_numpy(np.stack([row, alive])).to(device)
+            ids, logps = draw_tokens(logits, rows, self.draws[these, step], self.sampling, self.policy.banned_ids)
+            self.logps[these, step] = logps
+            tokens = ids.cpu().numpy()  # the one wait for the device in a step
+            running = self._record(step, alive, tokens)
             if not running.any() or step + 1 == self.sampling.max_completion_length:
                 break
-            if running.mean() < self.compact_below:
-                keep = torch.from_numpy(np.flatnonzero(running)).to(self.device)
-                cache.batch_select_indices(keep)
-                next_position, ids = next_position[keep], ids[keep]
-                padding = None if padding is None else padding[keep]
-                alive, running = alive[running], running[running]
-            if padding is not None:
-                padding = torch.cat([padding, padding.new_ones(len(alive), 1)], 1)
-            embeds = self.policy.base.get_input_embeddings()(ids[:, None])
-            positions = (next_position + step)[None, :, None].expand(3, -1, 1)
-            hidden = self.policy.hidden(embeds, positions, padding, past_key_values=cache).last_hidden_state
-            logits = self.policy.base.lm_head(hidden[:, -1])
+            alive, row, parents, fed = self._part(alive[running], row[running], tokens[running])
+            left = np.unique(parents)
+            if len(parents) > len(left) or len(left) < compact_below * len(logits):
+                decoder.select(parents)
+            else:  # finished rows stay for now, whatever they are fed
+                stay = np.zeros(len(logits), np.int64)
+                stay[parents] = fed
+                row, fed = parents[row], stay
+            logits = decoder.next(torch.from_numpy(fed).to(device))
         return self._completions(version)
 
-    def _prefill(self) -> tuple[Tensor, DynamicCache, Tensor | None, Tensor]:
-        """Logits after each prompt [prompts, vocab], the cache, the padding mask (None: no padding), each prompt's next position."""
-        lengths = [len(p.ids) for p in self.prompts]
-        width = max(lengths)
-        ids = np.full((len(lengths), width), self.tokenizer.pad_token_id, np.int64)
-        positions = np.zeros((3, len(lengths), width), np.int64)
-        padding = np.zeros((len(lengths), width), np.int64)
-        for n, prompt in enumerate(self.prompts):
-            left = width - lengths[n]
-            ids[n, left:], padding[n, left:] = prompt.ids, 1
-            positions[:, n, left:] = prompt_positions(prompt, self.policy.layout)
-        embeds, extra = self.policy.embed(torch.from_numpy(ids).to(self.device), self.prompts)
-        mask = None if min(lengths) == width else torch.from_numpy(padding).to(self.device)
-        cache = DynamicCache(config=self.policy.base.config.get_text_config())
-        out = self.policy.hidden(embeds, torch.from_numpy(positions).to(self.device), mask, past_key_values=cache, **extra)
-        next_position = torch.from_numpy(positions.max((0, 2)) + 1).to(self.device)
-        return self.policy.base.lm_head(out.last_hidden_state[:, -1]), cache, mask, next_position
+    def _part(self, alive: np.ndarray, row: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Completions in their next order, the row of each, and of every such row the row that it comes from and the token it is fed."""
+        is_first = np.ones(len(alive), bool)
+        if self.draws.device.type in MERGE_ON:
+            order = np.lexsort((tokens, row))
+            alive, row, tokens = alive[order], row[order], tokens[order]
+            is_first[1:] = (np.diff(row) > 0) | (np.diff(tokens) > 0)
+        return alive, np.cumsum(is_first) - 1, row[is_first], tokens[is_first]
 
-    def _sample(self, logits: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """One token per row by inverting the cumulative distribution at `draws` float64 [rows] in [0, 1); greedy at temperature 0."""
-        logits = logits.float()
-        logits[:, self.policy.banned_ids] = float("-inf")
-        if not logits.amax(-1).isfinite().all():
+    def _record(self, step: int, alive: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Notes a token of every running completion; says which run on."""
+        if (tokens < 0).any():
             raise EngineError("the policy's logits are not finite, so nothing can be sampled: its weights hold NaN or have grown too large")
-        if self.sampling.temperature == 0:
-            logps = logits.log_softmax(-1)
-            ids = logps.argmax(-1)
-            return ids, logps.gather(-1, ids[:, None])[:, 0]
-        logps = _cut(logits / self.sampling.temperature, self.sampling.top_p, self.sampling.top_k).log_softmax(-1)
-        heap = logps.double().exp().cumsum(-1)
-        total = heap[:, -1]
-        target = torch.minimum(draws.to(heap.device) * total, torch.nextafter(total, torch.zeros_like(total)))  # never past the last token
-        ids = torch.searchsorted(heap, target[:, None], right=True)[:, 0]
-        return ids, logps.gather(-1, ids[:, None])[:, 0]
-
-    def _record(self, step: int, alive: np.ndarray, running: np.ndarray, ids: Tensor, logps: Tensor) -> np.ndarray:
-        rows = alive[running]
-        self.tokens[rows, step] = ids.cpu().numpy()[running]
-        self.logps[rows, step] = logps.cpu().numpy()[running]
-        self.done_at[rows] = step + 1
-        ended = np.isin(self.tokens[rows, step], self.end_ids)
+        self.tokens[alive, step] = tokens
+        self.done_at[alive] = step + 1
+        ended = np.isin(tokens, self.end_ids)
         if self.sampling.stop:
-            tails = self.tokenizer.batch_decode(self.tokens[rows, max(0, step + 1 - self.stop_reach) : step + 1])
+            tails = self.tokenizer.batch_decode(self.tokens[alive, max(0, step + 1 - self.stop_reach) : step + 1])
             ended |= np.array([any(stop in tail for stop in self.sampling.stop) for tail in tails])
-        self.stopped[rows] = ended
-        still = running.copy()
-        still[running] = ~ended
-        return still
+        self.stopped[alive] = ended
+        return ~ended
 
     def _completions(self, version: int) -> list[Completion]:
         ids = [tokens[:length].copy() for tokens, length in zip(self.tokens, self.done_at, strict=True)]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        logps = self.logps.cpu().numpy()
         return [
             Completion(
                 ids=ids[row],
                 text=texts[row],
-                sampling_logps=self.logps[row, : len(ids[row])].copy(),
+                sampling_logps=logps[row, : len(ids[row])].copy(),
                 finish="stop" if self.stopped[row] else "length",
                 policy_version=version,
             )
@@ -216,15 +205,3 @@ def _end_ids(policy: Policy, tokenizer: Any) -> np.ndarray:
     if not ends:
         raise EngineError("the model's generation_config and tokenizer name no end token (eos_token_id); set one in generation_config.json")
     return np.unique(ends)
-
-
-def _cut(logits: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Rules out all but the `top_k` likeliest tokens (0 = all) and then all outside the smallest set with share `top_p`."""
-    if 0 < top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], float("-inf"))
-    if top_p < 1:
-        ordered, order = logits.sort(-1, descending=True)
-        probs = ordered.softmax(-1)
-        outside = probs.cumsum(-1) - probs >= top_p
-        logits = logits.masked_fill(outside.scatter(-1, order, outside), float("-inf"))
-    return logits

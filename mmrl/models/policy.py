@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmrl.head import chunked_logps_entropy
 from mmrl.models.attention import FlatContext, PrefixContext, SegmentContext, StopForward, take_streams
+from mmrl.models.patches import project_patches
 from mmrl.models.positions import VisionLayout
 from mmrl.models.spans import Spans
 from mmrl.models.stream import Lines, Prefixes, Segments, stack_media
@@ -44,6 +45,7 @@ class Policy(nn.Module):
         self.model = model
         base = self.base
         self.layout = VisionLayout.of(base.config)
+        project_patches(base.model.visual)
         self.can_share = take_streams(base.model.language_model)
         """Whether its attention takes streams of ours; if not, only lines can be forwarded."""
         self.register_buffer("banned_ids", torch.tensor([self.layout.image_token_id, self.layout.video_token_id]), persistent=False)

@@ -9,6 +9,7 @@ tokenized alone, as vLLM does it, so a clip reads the same after any text.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +71,7 @@ class PromptMaker:
         text, short_ids = self._tokenized(task)
         ids = self._expand(task, short_ids, items)
         names = sorted({name for item in items for name in item})
-        mm_inputs = {name: np.concatenate([item[name] for item in items if name in item]) for name in names}
+        mm_inputs = {name: _joined([item[name] for item in items if name in item]) for name in names}
         return Prompt(task=task, text=text, ids=ids, mm_inputs=mm_inputs)
 
     def _tokenized(self, task: Task) -> tuple[str, np.ndarray]:
@@ -138,10 +139,24 @@ def _refused(task: Task, media: Media, error: ValueError) -> TaskError:
     return TaskError(f"task {task.id}: {what} is refused by the model's processor ({error}); resize or leave out this task")
 
 
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Along the first axis; a single array as it is, because pixels are large."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
 def prompt_positions(prompt: Prompt, layout: VisionLayout) -> np.ndarray:
-    """int64 [3, P] rotary positions of a prompt; its completion goes on at `max + 1`."""
+    """int64 [3, P] rotary positions of a prompt, read-only; its completion goes on at `max + 1`."""
     mm = prompt.mm_inputs
-    empty = np.zeros((0, 3), np.int64)
-    return mrope_positions(
-        prompt.ids, layout, mm.get("image_grid_thw", empty), mm.get("video_grid_thw", empty), mm.get("second_per_grid_ts", np.zeros(0))
-    )
+    grids = [np.asarray(mm[name]).tolist() if name in mm else [] for name in ("image_grid_thw", "video_grid_thw")]
+    images, videos = (tuple(tuple(grid) for grid in some) for some in grids)
+    return _positions(prompt.ids.tobytes(), layout, images, videos, tuple(mm.get("second_per_grid_ts", ())))
+
+
+@functools.lru_cache(maxsize=256)
+def _positions(
+    ids: bytes, layout: VisionLayout, images: tuple[tuple[int, ...], ...], videos: tuple[tuple[int, ...], ...], seconds: tuple[float, ...]
+) -> np.ndarray:
+    """Kept, because a prompt comes by in every pass, and tasks of one kind often have the same words and the same size of pictures."""
+    positions = mrope_positions(np.frombuffer(ids, np.int64), layout, images, videos, seconds)
+    positions.flags.writeable = False
+    return positions

@@ -1,4 +1,5 @@
 import itertools
+from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -6,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mmrl.engines.hf import HFEngine, _cut
+from mmrl.engines import hf
+from mmrl.engines.hf import HFEngine
 from mmrl.errors import EngineError
 from mmrl.models.forward import GroupForward
 from mmrl.models.load import load_policy
+from mmrl.models.policy import Policy
 from mmrl.models.tiny import build_tokenizer
 from mmrl.protocols import Sampling
 from mmrl.recipe import ModelSection
@@ -73,18 +76,23 @@ def scripted(new_policy):
 
 @pytest.fixture
 def batch_sizes():
-    """`batch_sizes(engine, …)`: rows of each forward of the language model while it generates: prefill first, then token by token."""
+    """`batch_sizes(engine, …)`: tokens in each forward of the language model while it generates: all prompts but their last tokens, the
+    last tokens, then one a row."""
 
     def watch(engine, prompts, num_generations, sampling):
         sizes = []
         handle = engine._policy.base.model.language_model.register_forward_pre_hook(
-            lambda _module, _args, kwargs: sizes.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+            lambda _module, _args, kwargs: sizes.append(kwargs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
         )
         out = engine.generate(prompts, num_generations, sampling)
         handle.remove()
         return sizes, flat(out)
 
     return watch
+
+
+def prefix_tokens(prompts):
+    return sum(len(prompt.ids) - 1 for prompt in prompts)
 
 
 def flat(groups):
@@ -95,12 +103,32 @@ def ids_of(groups):
     return [[completion.ids.tolist() for completion in group] for group in groups]
 
 
+@pytest.fixture(params=["qwen2_5_vl", "qwen3_vl", "eager"])
+def family(request, engine, shared_policy, prompts, qwen3_vl, make_qwen3_vl_prompts):
+    """(engine, policy, prompts) of a family, and of one whose attention takes no streams."""
+    if request.param == "qwen3_vl":
+        model, processor = qwen3_vl
+        policy = Policy(model)
+        made = engine(policy)
+        made.attach(processor)
+        return made, policy, make_qwen3_vl_prompts([prompt.task for prompt in prompts])
+    if request.param == "qwen2_5_vl":
+        return engine(), shared_policy, prompts
+    eager = type(shared_policy.base)._from_config(deepcopy(shared_policy.base.config), attn_implementation="eager")
+    eager.load_state_dict(shared_policy.base.state_dict())
+    eager.generation_config = shared_policy.base.generation_config
+    policy = Policy(eager.eval())
+    assert not policy.can_share
+    return engine(policy), policy, prompts
+
+
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
-def test_sampling_logps_are_the_trainers(engine, shared_policy, prompts, temperature):
+def test_sampling_logps_are_the_trainers(family, temperature):
     """Rows of different prompts, some finished and gone: what the engine reports is what the update will compute."""
-    groups = engine().generate(prompts, 3, Sampling(temperature, max_completion_length=7))
+    engine, policy, prompts = family
+    groups = engine.generate(prompts, 3, Sampling(temperature, max_completion_length=7))
     rows = [(prompt, c.ids) for prompt, group in zip(prompts, groups, strict=True) for c in group]
-    logps = np.concatenate(GroupForward(temperature, 0).logps(shared_policy, rows))
+    logps = np.concatenate(GroupForward(temperature, 0, "two_streams" if policy.can_share else "lines").logps(policy, rows))
     reported = np.concatenate([c.sampling_logps for group in groups for c in group])
     assert reported.dtype == np.float32
     np.testing.assert_allclose(reported, logps, rtol=0, atol=1e-4)
@@ -147,12 +175,22 @@ def test_a_draw_depends_on_its_whole_key(engine, prompts):
     assert len({tuple(ids) for ids in drawn}) == len(drawn) == 8
 
 
-def test_finished_rows_leave_the_batch(engine, ending_policy, prompts, batch_sizes):
-    """With compact_below=1 a forward has exactly the rows that still run: those of completions longer than the tokens so far."""
-    sizes, completions = batch_sizes(engine(ending_policy, compact_below=1.0), prompts, 6, Sampling(max_completion_length=8))
-    lengths = np.array([len(c.ids) for c in completions])
-    assert sizes == [4] + [int((lengths > tokens).sum()) for tokens in range(1, 8)]
-    assert sizes[1] > sizes[3] > 0
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize(("sampling", "all_differ"), [(Sampling(), True), (Sampling(2.0, top_k=6), False)])
+def test_finished_rows_leave_the_batch(engine, ending_policy, prompts, batch_sizes, monkeypatch, sampling, all_differ, merge):
+    """With compact_below=1 a forward has exactly the rows that still run: those of completions longer than the tokens so far, once for
+    completions of a prompt whose tokens were the same so far, where those are merged. What is drawn is what each row draws alone."""
+    monkeypatch.setattr(hf, "MERGE_ON", ("cpu",) if merge else ())
+    sampling = replace(sampling, max_completion_length=8)
+    sizes, completions = batch_sizes(engine(ending_policy, compact_below=1.0), prompts, 6, sampling)
+    running = [[(n // 6, *c.ids[:tokens]) for n, c in enumerate(completions) if len(c.ids) > tokens] for tokens in range(1, 8)]
+    assert sizes == [prefix_tokens(prompts), 4] + [len(set(rows)) if merge else len(rows) for rows in running if rows]
+    assert all(len(set(rows)) == len(rows) for rows in running) == all_differ
+    assert sizes[2] > sizes[4] > 0
+    alone = flat(engine(ending_policy, max_rows=1).generate(prompts, 6, sampling))
+    assert [c.ids.tolist() for c in completions] == [c.ids.tolist() for c in alone]
+    for one, other in zip(completions, alone, strict=True):
+        np.testing.assert_allclose(one.sampling_logps, other.sampling_logps, rtol=0, atol=1e-5)
 
 
 def test_compact_below_sets_when_rows_leave(engine, ending_policy, prompts, batch_sizes):
@@ -160,10 +198,10 @@ def test_compact_below_sets_when_rows_leave(engine, ending_policy, prompts, batc
     sampling = Sampling(max_completion_length=8)
     never, _ = batch_sizes(engine(ending_policy, compact_below=0.0), prompts, 6, sampling)
     half, _ = batch_sizes(engine(ending_policy, compact_below=0.5), prompts, 6, sampling)
-    assert set(never[1:]) == {24}
-    assert half[1] == 24
-    assert len(set(half[1:])) > 1
-    assert all(later == earlier or later < earlier / 2 for earlier, later in itertools.pairwise(half[1:]))
+    assert len(set(never[2:])) == 1
+    assert half[2] == never[2] > 12
+    assert len(set(half[2:])) > 1
+    assert all(later == earlier or later < earlier / 2 for earlier, later in itertools.pairwise(half[2:]))
 
 
 def test_no_batch_is_larger_than_max_rows(engine, prompts, batch_sizes):
@@ -171,19 +209,46 @@ def test_no_batch_is_larger_than_max_rows(engine, prompts, batch_sizes):
     sampling = Sampling(max_completion_length=2)
     for max_rows, expected in ((20, [4, 20]), (12, [2, 10, 2, 10]), (5, [1, 5] * 4), (3, [1, 3, 1, 2] * 4)):
         sizes, _ = batch_sizes(engine(max_rows=max_rows, compact_below=0.0), prompts, 5, sampling)
-        assert sizes == expected
+        steps = [size for place, size in enumerate(sizes) if place % 3]
+        assert steps == expected
+        assert sum(sizes[::3]) == prefix_tokens(prompts) * (2 if max_rows == 3 else 1)
 
 
-def test_greedy_is_that_of_transformers_generate(engine, shared_policy, prompts):
-    groups = engine().generate(prompts, 1, Sampling(temperature=0.0, max_completion_length=8))
-    for prompt, (completion,) in zip(prompts, groups, strict=True):
+def test_prompts_are_read_under_a_token_budget(engine, prompts, batch_sizes):
+    """Together while they fit, the shorter first; one that is longer than the budget alone. The draws stay."""
+    sampling = Sampling(max_completion_length=2)
+    lengths = sorted(len(prompt.ids) - 1 for prompt in prompts)
+    whole, expected = batch_sizes(engine(), prompts, 2, sampling)
+    for budget, streams in ((lengths[0] + lengths[1], [lengths[0] + lengths[1], *lengths[2:]]), (1, lengths)):
+        sizes, completions = batch_sizes(engine(prefill_tokens=budget), prompts, 2, sampling)
+        assert sizes == [*streams, *whole[1:]]
+        assert [c.ids.tolist() for c in completions] == [c.ids.tolist() for c in expected]
+
+
+def test_greedy_is_that_of_transformers_generate(family):
+    engine, policy, prompts = family
+    groups = engine.generate(prompts, 2, Sampling(temperature=0.0, max_completion_length=8))
+    for prompt, (completion, twin) in zip(prompts, groups, strict=True):
         ids = torch.from_numpy(prompt.ids)[None]
         media = {name: torch.from_numpy(value) for name, value in prompt.mm_inputs.items()}
-        expected = shared_policy.base.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == shared_policy.layout.image_token_id).long(),
-            do_sample=False, max_new_tokens=8, suppress_tokens=shared_policy.banned_ids.tolist(), **media,
+        expected = policy.base.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == policy.layout.image_token_id).long(),
+            do_sample=False, max_new_tokens=8, suppress_tokens=policy.banned_ids.tolist(), **media,
         )  # fmt: skip
-        assert completion.ids.tolist() == expected[0, ids.shape[1] :].tolist()
+        assert completion.ids.tolist() == twin.ids.tolist() == expected[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "eager"], indirect=True)
+def test_attention_that_takes_no_streams_samples_the_same(family, engine, prompts, caplog):
+    """Same weights, same draws; the reason for the slower way is told once."""
+    made, policy, _ = family
+    sampling = Sampling(max_completion_length=6)
+    assert ids_of(made.generate(prompts, 5, sampling)) == ids_of(engine().generate(prompts, 5, sampling))
+    caplog.clear()
+    fresh = HFEngine()
+    fresh.load_policy(policy, 0)
+    fresh.load_policy(policy, 1)
+    assert ["takes no streams" in record.message for record in caplog.records] == ([] if policy.can_share else [True])
 
 
 def test_top_k_of_one_is_greedy(engine, prompts):
@@ -191,28 +256,6 @@ def test_top_k_of_one_is_greedy(engine, prompts):
     assert ids_of(engine().generate(prompts, 2, Sampling(top_k=1, max_completion_length=6))) == ids_of(greedy)
     assert ids_of(engine().generate(prompts, 2, Sampling(top_p=1e-6, max_completion_length=6))) == ids_of(greedy)
     assert greedy[0][0].ids.tolist() == greedy[0][1].ids.tolist()
-
-
-@pytest.mark.parametrize(
-    ("top_p", "top_k", "kept"),
-    [
-        (1.0, 0, [0, 1, 2, 3]),
-        (1.0, 3, [0, 1, 3]),
-        (1.0, 9, [0, 1, 2, 3]),
-        (0.5, 0, [1]),  # 0.5 alone reaches one half
-        (0.51, 0, [1, 3]),
-        (0.75, 0, [1, 3]),  # 0.5 + 0.25 reaches three quarters
-        (0.8, 0, [0, 1, 3]),
-        (0.8, 2, [1, 3]),  # of the two that are left, 2/3 and 1/3, both are needed
-        (0.6, 2, [1]),  # 2/3 reaches 0.6
-    ],
-)
-def test_cut_keeps_the_nucleus(top_p, top_k, kept):
-    """Probabilities 1/8+, 1/2, 1/8-, 1/4."""
-    logits = torch.tensor([[0.126, 0.5, 0.124, 0.25]]).log()
-    cut = _cut(logits, top_p, top_k)
-    assert torch.isfinite(cut)[0].nonzero()[:, 0].tolist() == kept
-    assert torch.equal(cut[0, kept], logits[0, kept])
 
 
 @pytest.mark.parametrize("stop", ["left", "eft rig", "left right up", "t", "right up"])
@@ -269,7 +312,7 @@ def test_completion_says_why_it_ended(engine, ending_policy, prompts, processor)
 def test_completions_of_one_token(engine, prompts, batch_sizes):
     sizes, completions = batch_sizes(engine(), prompts, 2, Sampling(max_completion_length=1))
     assert [len(c.ids) for c in completions] == [1] * 8
-    assert sizes == [4]  # the prefill is all there is
+    assert sizes == [prefix_tokens(prompts), 4]  # reading the prompts is all there is
 
 
 def test_frequencies_are_the_probabilities(engine, shared_policy, prompts):
@@ -339,7 +382,7 @@ def test_settings_that_no_distribution_has(engine, prompts, count, fields, messa
         engine().generate(prompts, count, Sampling(**fields))
 
 
-@pytest.mark.parametrize("fields", [{"max_rows": 0}, {"compact_below": 1.1}, {"compact_below": -0.1}])
+@pytest.mark.parametrize("fields", [{"max_rows": 0}, {"prefill_tokens": 0}, {"compact_below": 1.1}, {"compact_below": -0.1}])
 def test_fields_out_of_range(fields):
     with pytest.raises(ValueError, match=rf"{next(iter(fields))} must be .*; got {next(iter(fields.values()))}"):
         HFEngine(**fields)
