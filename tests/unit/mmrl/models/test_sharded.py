@@ -32,7 +32,8 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 saved = np.load(rows_file)
-prompts = [Prompt(Task(str(n), (), (), "", {}), "", saved[f"ids{n}"], {k: saved[f"{k}{n}"] for k in ("pixel_values", "image_grid_thw")}) for n in range(2)]
+media = [{key: saved[f"{key}{n}"] for key in ("pixel_values", "image_grid_thw")} for n in range(2)]
+prompts = [Prompt(Task(str(n), (), (), "", {}), "", saved[f"ids{n}"], media[n]) for n in range(2)]
 rows = [(prompts[rank], saved[f"row{rank}{n}"]) for n in range(3)]
 policy, _ = load_policy(ModelSection(path=folder))
 if kind == "ddp":
