@@ -143,6 +143,21 @@ def bench_group_forward(
     command(prompt, completion, num_generations, model_size, arms, rounds, max_tokens_per_stream, view, json_file)
 
 
+@bench_app.command("rollout")
+def bench_rollout(
+    prompt: Annotated[int, typer.Option(min=64, help="Prompt tokens, most of them of one picture.")] = 2048,
+    num_generations: Annotated[int, typer.Option(min=2, help="Completions of the prompt.")] = 8,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each completion.")] = 64,
+    model_size: Annotated[str, typer.Option(help="small, proportions-7b, 3b or 7b: sizes of a Qwen2.5-VL with random weights.")] = "small",
+    rounds: Annotated[int, typer.Option(min=1, help="The ways take turns this often.")] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,
+) -> None:
+    """Completions of one prompt: transformers' generation on copies of it, and the HF engine."""
+    from mmrl.bench.rollout import command
+
+    command(prompt, num_generations, tokens, model_size, rounds, json_file)
+
+
 def main() -> None:
     """Entry point: what a user can mend is one paragraph and exit code 2; anything else is a bug and keeps its traceback."""
     sys.path.append(os.getcwd())  # so that `use: my_module:MyTerm` finds a file next to the recipe; last, so that it shadows nothing
