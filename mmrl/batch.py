@@ -25,6 +25,9 @@ class LossInputs:
     ref_logps: Float[Tensor, "b t"] | None = None
     entropy: Float[Tensor, "b t"] | None = None
     """Entropy of the next-token distribution, gradient on."""
+    view_logps: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
+    """Policy, now, of the same completions under another prompt of the rollout (`Rollout.views`), by its name; with a gradient only where a
+    term asks for it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -110,7 +110,8 @@ class LossTerm(Protocol):
     if all active terms say so, rows whose advantages are all 0 are not forwarded. A term without it is taken as False."""
 
     needs: ClassVar[frozenset[str]]
-    """What `LossInputs` must carry beyond the policy's own logps: "old_logps", "ref_logps", "entropy", "sampling_logps"."""
+    """What `LossInputs` must carry beyond the policy's own logps: "old_logps", "ref_logps", "entropy", "sampling_logps", and of a rollout's
+    view "view:NAME" (its log-probabilities, no gradient) or "view_grad:NAME" (with gradient)."""
 
     def __call__(self, x: LossInputs) -> TermOutput: ...
 

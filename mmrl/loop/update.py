@@ -3,7 +3,7 @@ cut changes nothing but memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from mmrl.batch import LossInputs
-from mmrl.models.forward import GroupForward
+from mmrl.errors import RecipeError
+from mmrl.models.forward import GroupForward, Part
 from mmrl.models.policy import Policy
 from mmrl.models.stream import Row
 from mmrl.protocols import LossTerm, Schedule
-from mmrl.types import Sample
+from mmrl.types import Prompt, Sample
+
+VIEW, VIEW_GRAD = "view:", "view_grad:"
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,12 @@ def accumulate(
     means.of_rows += len(samples)
     needed = [i for i, sample in enumerate(samples) if _matters(sample, active)]
     means.rows += len(needed)
-    for part in forward(policy, [row_of(samples[i]) for i in needed]):
+    given, views = _views([samples[i] for i in needed], [term.term for term, _ in active], policy, forward)
+    for part in forward(policy, [row_of(samples[i]) for i in needed], views):
         indices = [needed[n] for n in part.rows]
         rows = [samples[i] for i in indices]
         logps = part.logps
-        x = _inputs(rows, indices, logps, part.entropy, passes)
+        x = _inputs(rows, indices, part, passes, {name: [values[n] for n in part.rows] for name, values in given.items()})
         weights = _padded([s.token_weights for s in rows], logps.device)
         loss = torch.zeros((), device=logps.device)
         for term, weight in active:
@@ -105,10 +109,33 @@ def _matters(sample: Sample, active: Sequence[tuple[WeightedTerm, float]]) -> bo
     return bool(sample.advantages.any()) or any(not getattr(term.term, "zero_without_advantage", False) for term, _ in active)
 
 
-def _inputs(rows: Sequence[Sample], indices: Sequence[int], logps: Tensor, entropy: Tensor, passes: Passes) -> LossInputs:
+def _views(
+    samples: Sequence[Sample], terms: Sequence[LossTerm], policy: Policy, forward: GroupForward
+) -> tuple[dict[str, list[np.ndarray]], dict[str, list[Prompt]]]:
+    """What the terms need of the rollouts' views, by name: log-probabilities under the policy now, and prompts of the views whose gradient
+    is wanted too. Without gradient, a view costs one forward of its prompts."""
+    needs = {need for term in terms for need in term.needs}
+    with_gradient = {need.removeprefix(VIEW_GRAD) for need in needs if need.startswith(VIEW_GRAD)}
+    without = {need.removeprefix(VIEW) for need in needs if need.startswith(VIEW)} - with_gradient
+    numbers = {name: forward.logps(policy, [(view_of(s, name), s.rollout.completion.ids) for s in samples]) for name in sorted(without)}
+    return numbers, {name: [view_of(s, name) for s in samples] for name in sorted(with_gradient)}
+
+
+def view_of(sample: Sample, name: str) -> Prompt:
+    if name not in sample.rollout.views:
+        raise RecipeError(
+            f"losses: a term needs the view {name!r}, and the rollouts of task {sample.rollout.prompt.task.id} have "
+            f"{sorted(sample.rollout.views) or 'none'}; take a rollout.strategy that makes it"
+        )
+    return sample.rollout.views[name]
+
+
+def _inputs(
+    rows: Sequence[Sample], indices: Sequence[int], part: Part, passes: Passes, view_logps: Mapping[str, Sequence[np.ndarray]]
+) -> LossInputs:
     lengths = [len(s.advantages) for s in rows]
-    device = logps.device
-    now = _spread(logps, lengths)
+    device = part.logps.device
+    now = _spread(part.logps, lengths)
     mask = torch.arange(max(lengths), device=device)[None] < torch.tensor(lengths, device=device)[:, None]
     return LossInputs(
         logps=now,
@@ -117,7 +144,9 @@ def _inputs(rows: Sequence[Sample], indices: Sequence[int], logps: Tensor, entro
         mask=mask,
         sampling_logps=_padded([s.rollout.completion.sampling_logps for s in rows], device),
         ref_logps=None if passes.ref_logps is None else _padded([passes.ref_logps[i] for i in indices], device),
-        entropy=_spread(entropy, lengths),
+        entropy=_spread(part.entropy, lengths),
+        view_logps={name: _padded(values, device) for name, values in view_logps.items()}
+        | {name: _spread(values, lengths) for name, values in part.views.items()},
     )
 
 

@@ -9,8 +9,8 @@ One flat stream, `[prefixes | segments]` in one forward, is for wrappers whose h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmrl.models.policy import KeysValues, Policy
-from mmrl.models.stream import Prefixes, Row, pack_prefixes, pack_segments, pad_lines
+from mmrl.models.stream import Row, Segments, pack_prefixes, pack_segments, pad_lines
 from mmrl.types import Prompt
 
 
@@ -32,6 +32,8 @@ class Part:
     logps: Float[Tensor, " n"]
     """float32 nats, row after row."""
     entropy: Float[Tensor, " n"]
+    views: Mapping[str, Float[Tensor, " n"]] = field(default_factory=dict)
+    """Log-probabilities of the same completions under other prompts, by the view's name."""
 
 
 @dataclass(frozen=True)
@@ -46,57 +48,54 @@ class GroupForward:
     max_rows: int | None = None
     """Completions of a part."""
 
-    def __call__(self, policy: Policy, rows: Sequence[Row]) -> Iterator[Part]:
+    def __call__(self, policy: Policy, rows: Sequence[Row], views: Mapping[str, Sequence[Prompt]] | None = None) -> Iterator[Part]:
         """The rows in parts, in any order. With gradients enabled, the caller must back-propagate each part before it asks for the next,
         and exhaust the iterator: the prefixes' backward comes after the last part of their groups. Rows share a prefix when they share the
-        prompt object. Raises ValueError for a completion that is empty or holds a vision token, which has no probability above 0."""
+        prompt object. `views`: other prompts of every row, by name, whose log-probabilities a part brings along, with their gradient.
+        Raises ValueError for a completion that is empty or holds a vision token, which has no probability above 0."""
+        views = views or {}
         for index, (prompt, completion) in enumerate(rows):
             if not len(completion) or policy.layout.is_vision(completion).any():
                 problem = "is empty" if not len(completion) else "holds a picture or video token"
                 raise ValueError(f"row {index}, task {prompt.task.id}: the completion {problem}; leave it out of the update")
         if self.form == "lines":
             for some in self._cut([(n, len(p.ids) + len(c) - 1) for n, (p, c) in enumerate(rows)], padded=True):
-                lines = pad_lines([rows[n] for n in some], policy.layout, self.pad_id, policy.device)
-                yield Part(some, *policy(lines, self.temperature))
+                yield self._part(some, {name: self._of_lines(policy, rows, some, prompts) for name, prompts in _arms(rows, views)})
             return
-        for groups in self._pack(rows):
-            prefixes = pack_prefixes([prompt for prompt, _ in groups], policy.layout, policy.device)
-            owner = {n: index for index, (_, members) in enumerate(groups) for n in members}
-            parts = self._cut([(n, len(rows[n][1])) for _, members in groups for n in members])
-            yield from (self._two_streams if self.form == "two_streams" else self._flat)(policy, rows, prefixes, owner, parts)
+        for members in self._pack(rows):
+            yield from self._of_groups(policy, rows, views, members)  # on its return, nothing of these groups is held
 
-    def _two_streams(
-        self, policy: Policy, rows: Sequence[Row], prefixes: Prefixes, owner: dict[int, int], parts: Sequence[tuple[int, ...]]
+    def _of_groups(
+        self, policy: Policy, rows: Sequence[Row], views: Mapping[str, Sequence[Prompt]], members: Sequence[int]
     ) -> Iterator[Part]:
-        keys_values = policy.read_prefixes(prefixes)
-        leaves = _Leaves(keys_values)
-        for some in parts:
-            segments = pack_segments(prefixes, [(owner[n], rows[n][1]) for n in some])
-            yield Part(some, *policy(segments, self.temperature, prefixes, leaves.keys_values))
-            leaves.gather()
-        leaves.backward()
+        make = _TwoStreams if self.form == "two_streams" else _Flat
+        arms = {name: make(policy, self.temperature, rows, prompts, members) for name, prompts in _arms(rows, views)}
+        for some in self._cut([(n, len(rows[n][1])) for n in members]):
+            yield self._part(some, {name: arm.part(some) for name, arm in arms.items()})
+            for arm in arms.values():
+                arm.gather()
+        for arm in arms.values():
+            arm.backward()
 
-    def _flat(
-        self, policy: Policy, rows: Sequence[Row], prefixes: Prefixes, owner: dict[int, int], parts: Sequence[tuple[int, ...]]
-    ) -> Iterator[Part]:
-        for some in parts:
-            segments = pack_segments(prefixes, [(owner[n], rows[n][1]) for n in some])
-            yield Part(some, *policy(segments, self.temperature, prefixes))
+    def _part(self, some: tuple[int, ...], arms: Mapping[str, tuple[Tensor, Tensor]]) -> Part:
+        return Part(some, *arms[""], {name: logps for name, (logps, _) in arms.items() if name})
 
-    def _pack(self, rows: Sequence[Row]) -> Iterator[list[tuple[Prompt, list[int]]]]:
-        """Groups (prompt, its rows, the shorter first) of each prefix stream; prompts of one length lie together."""
+    def _of_lines(self, policy: Policy, rows: Sequence[Row], some: Sequence[int], prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        return policy(pad_lines([(prompts[n], rows[n][1]) for n in some], policy.layout, self.pad_id, policy.device), self.temperature)
+
+    def _pack(self, rows: Sequence[Row]) -> Iterator[list[int]]:
+        """Rows of each prefix stream, group by group, the shorter rows first; prompts of one length lie together."""
         members: dict[Prompt, list[int]] = {}
         for n, (prompt, _) in enumerate(rows):
             members.setdefault(prompt, []).append(n)
-        groups = [(prompt, sorted(ns, key=lambda n: len(rows[n][1]))) for prompt, ns in members.items()]
-        batch: list[tuple[Prompt, list[int]]] = []
+        batch: list[int] = []
         tokens = 0
-        for prompt, ns in sorted(groups, key=lambda group: len(group[0].ids)):
+        for prompt, ns in sorted(members.items(), key=lambda group: len(group[0].ids)):
             size = len(prompt.ids) - 1 + (sum(len(rows[n][1]) for n in ns) if self.form == "flat" else 0)
             if batch and tokens + size > self.max_tokens:
                 yield batch
                 batch, tokens = [], 0
-            batch.append((prompt, ns))
+            batch += sorted(ns, key=lambda n: len(rows[n][1]))
             tokens += size
         if batch:
             yield batch
@@ -130,6 +129,60 @@ class GroupForward:
                     out[n] = values.numpy()
         policy.train(was_training)
         return out
+
+
+def _arms(rows: Sequence[Row], views: Mapping[str, Sequence[Prompt]]) -> Iterator[tuple[str, Sequence[Prompt]]]:
+    """Prompts of every row: its own, named "", and those of the views."""
+    yield "", [prompt for prompt, _ in rows]
+    yield from views.items()
+
+
+class _Flat:
+    """Some groups under one choice of prompts: every part reads the prefixes again, in one stream with its segments."""
+
+    def __init__(self, policy: Policy, temperature: float, rows: Sequence[Row], prompts: Sequence[Prompt], members: Sequence[int]) -> None:
+        self.policy, self.temperature, self.rows, self.prompts = policy, temperature, rows, prompts
+        distinct = list(dict.fromkeys(prompts[n] for n in members))
+        self.index = {prompt: place for place, prompt in enumerate(distinct)}
+        self.prefixes = pack_prefixes(distinct, policy.layout, policy.device)
+
+    def part(self, some: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies of the rows `some`, row after row."""
+        place = [self.index[self.prompts[n]] for n in some]
+        order = sorted(range(len(some)), key=lambda i: place[i])  # segments of a prefix lie together
+        segments = pack_segments(self.prefixes, [(place[i], self.rows[some[i]][1]) for i in order])
+        logps, entropy = self.forward(segments)
+        if order == list(range(len(some))):
+            return logps, entropy
+        back = sorted(range(len(some)), key=lambda i: order[i])
+        logps, entropy = (torch.cat([x.split(segments.lengths)[i] for i in back]) for x in (logps, entropy))
+        return logps, entropy
+
+    def forward(self, segments: Segments) -> tuple[Tensor, Tensor]:
+        return self.policy(segments, self.temperature, self.prefixes)
+
+    def gather(self) -> None:
+        """Nothing is left over from a part."""
+
+    def backward(self) -> None:
+        """The parts' own backwards were all."""
+
+
+class _TwoStreams(_Flat):
+    """Some groups under one choice of prompts: the prefixes are read once, parts follow against detached keys and values."""
+
+    def __init__(self, policy: Policy, temperature: float, rows: Sequence[Row], prompts: Sequence[Prompt], members: Sequence[int]) -> None:
+        super().__init__(policy, temperature, rows, prompts, members)
+        self.leaves = _Leaves(policy.read_prefixes(self.prefixes))
+
+    def forward(self, segments: Segments) -> tuple[Tensor, Tensor]:
+        return self.policy(segments, self.temperature, self.prefixes, self.leaves.keys_values)
+
+    def gather(self) -> None:
+        self.leaves.gather()
+
+    def backward(self) -> None:
+        self.leaves.backward()
 
 
 class _Leaves:

@@ -1,12 +1,15 @@
 """The gradient of an update against a loss written out plainly: one row at a time, transformers' own forward, sums in Python."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from mmrl.aggregate import token_weights
+from mmrl.batch import TermOutput
+from mmrl.errors import RecipeError
 from mmrl.loop.update import Passes, TokenMeans, WeightedTerm, accumulate, reduce_means, row_of
 from mmrl.losses.cispo import CappedISPolicy, ClippedISPolicy
 from mmrl.losses.clipped_surrogate import ClippedSurrogate
@@ -231,6 +234,43 @@ def test_logps_are_computed_without_dropout(new_policy, world):
     once, again = forward.logps(policy, rows), forward.logps(policy, rows)
     assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
     assert policy.training
+
+
+class Contrast:
+    """(logps - logps of a view)^2, the view's with or without gradient."""
+
+    zero_without_advantage = False
+
+    def __init__(self, need):
+        self.needs = frozenset({need})
+
+    def __call__(self, x):
+        return TermOutput((x.logps - x.view_logps["other"]).square())
+
+
+@pytest.mark.parametrize("need", ["view:other", "view_grad:other"])
+@pytest.mark.parametrize("form", ["two_streams", "flat", "lines"])
+def test_views_with_and_without_gradient_equal_the_plain_form(new_policy, world, make_prompts, maze_tasks, need, form):
+    """Two other mazes stand in for a rollout's own by turns, so rows of a view need not lie in the order of the rows."""
+    rollouts, old, _ = world
+    others = make_prompts([maze_tasks.task(maze_tasks.key(n)) for n in (7, 8)])
+    viewed = [replace(r, views={"other": others[n % 2]}) for n, r in enumerate(rollouts)]
+    expected, policy = new_policy(), new_policy()
+    rows = [(naive(expected, r)[0], naive(expected, replace(r, prompt=r.views["other"]))[0]) for r in viewed]
+    loss = sum((now - (there if "grad" in need else there.detach())).square().sum() for now, there in rows) / sum(LENGTHS)
+    loss.backward()
+    terms = [WeightedTerm(Contrast(need), 1.0, "contrast")]
+    samples = samples_of(viewed, "token_mean")
+    came = accumulate(policy, forward_of(form, max_rows=3), samples, Passes(old, None), terms, 0, TokenMeans())
+    assert came == pytest.approx(loss.item(), rel=1e-5)
+    assert relative(gradient(policy), gradient(expected)) < 1e-5
+
+
+def test_a_view_that_the_rollouts_lack(new_policy, world):
+    rollouts, old, _ = world
+    terms = [WeightedTerm(Contrast("view:other"), 1.0, "contrast")]
+    with pytest.raises(RecipeError, match=r"needs the view 'other', and the rollouts of task .* have none; take a rollout.strategy"):
+        accumulate(new_policy(), forward_of(), samples_of(rollouts, "token_mean"), Passes(old, None), terms, 0, TokenMeans())
 
 
 def test_metrics_are_token_means_over_parts_and_ranks():
