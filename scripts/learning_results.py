@@ -7,6 +7,7 @@ python scripts/learning_results.py --out docs/results/demo.json runs/demo-seed0 
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,27 @@ def read_run(folder: Path) -> dict[str, Any]:
         "max_rss_gb": manifest["max_rss_gb"],
         "seconds_per_step": {name: round(float(np.percentile(steps, q)), 3) for name, q in (("min", 0), ("median", 50), ("max", 100))},
         "tasks": after["tasks"],
-        "before": {"success": before["success"], "interval": before["interval"], "by_moves": by_moves(before)},
-        "after": {"success": after["success"], "interval": after["interval"], "by_moves": by_moves(after)},
+        "before": measured(before),
+        "after": measured(after),
         "change_points": round(100 * (after["success"] - before["success"]), 1),
         "intervals_overlap": after["interval"][0] <= before["interval"][1],
     }
 
 
-def by_moves(evaluation: dict[str, Any]) -> dict[str, float]:
-    """Number of moves -> success rate."""
+def measured(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Success in all and by number of moves, and the share of walks that come by T, where the run watched it."""
+    out = {"success": evaluation["success"], "interval": evaluation["interval"], "by_moves": by_moves(evaluation, lambda c: c["success"])}
+    if "maze_reaches" in evaluation.get("rewards", {}):
+        out["reaches"] = evaluation["rewards"]["maze_reaches"]
+        out["reaches_by_moves"] = by_moves(evaluation, lambda cell: cell["rewards"]["maze_reaches"])
+    return out
+
+
+def by_moves(evaluation: dict[str, Any], value: Callable[[dict[str, Any]], float]) -> dict[str, float]:
+    """Number of moves -> mean of the value over the tasks."""
     cells: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for cell in evaluation["table"]:
-        cells[cell["moves"]].append((cell["n"], cell["success"]))
+        cells[cell["moves"]].append((cell["n"], value(cell)))
     return {str(moves): round(sum(n * rate for n, rate in rows) / sum(n for n, _ in rows), 4) for moves, rows in sorted(cells.items())}
 
 
