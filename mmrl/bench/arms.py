@@ -18,8 +18,8 @@ from mmrl.models.spans import spans_of
 from mmrl.models.stream import Row, pack_prefixes, pack_segments, stack_media
 from mmrl.ops import token_logps
 
-MAX_RESIDENT = 20_500
-"""Tokens of a micro-batch of the repeating arms, which is what fits beside a model on a small machine."""
+MAX_RESIDENT = {"cpu": 20_500, "cuda": 5_500}
+"""Tokens of a micro-batch of the repeating arms: what fits beside a small model in some gigabytes, and beside a 7B and its gradients in 80."""
 Arm = Callable[[Policy, Sequence[Row], Sequence[Tensor]], Tensor]
 
 
@@ -28,7 +28,7 @@ def naive(policy: Policy, rows: Sequence[Row], coefficients: Sequence[Tensor]) -
     trainers do for pictures and video."""
     prompt = rows[0][0]
     out: list[Tensor] = []
-    for some in _micro_batches(rows):
+    for some in _micro_batches(rows, policy.device.type):
         ids = _padded(rows, some, policy)
         media = {name: value.to(policy.device) for name, value in stack_media([prompt] * len(some)).items()}
         longest = ids.shape[1] - len(prompt.ids)
@@ -49,7 +49,7 @@ def vision_once(policy: Policy, rows: Sequence[Row], coefficients: Sequence[Tens
     embeds, _ = policy.embed(ids, [prompt])
     leaf = embeds.detach().requires_grad_(embeds.requires_grad)
     out: list[Tensor] = []
-    for some in _micro_batches(rows):
+    for some in _micro_batches(rows, policy.device.type):
         whole = _padded(rows, some, policy)
         place = pack_prefixes([prompt], policy.layout, policy.device)
         positions = torch.cat(
@@ -120,9 +120,9 @@ def _finish(logps: list[Tensor], coefficients: Sequence[Tensor]) -> list[Tensor]
     return [row.detach() for row in logps]
 
 
-def _micro_batches(rows: Sequence[Row]) -> list[range]:
+def _micro_batches(rows: Sequence[Row], device: str) -> list[range]:
     longest = max(len(prompt.ids) + len(ids) for prompt, ids in rows)
-    size = max(1, MAX_RESIDENT // longest)
+    size = max(1, MAX_RESIDENT[device] // longest)
     return [range(at, min(at + size, len(rows))) for at in range(0, len(rows), size)]
 
 
