@@ -19,7 +19,7 @@ from mmrl.models.stream import Row, pack_prefixes, pack_segments, stack_media
 from mmrl.ops import token_logps
 
 MAX_RESIDENT = {"cpu": 20_500, "cuda": 5_500}
-"""Tokens of a micro-batch of the repeating arms: what fits beside a small model in some gigabytes, and beside a 7B and its gradients in 80."""
+"""Tokens of a micro-batch of the repeating arms: what fits beside a small model, and beside a 7B and its gradients in 80 GB."""
 Arm = Callable[[Policy, Sequence[Row], Sequence[Tensor]], Tensor]
 
 

@@ -25,7 +25,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mmrl.errors import RecipeError
-from mmrl.models.spans import FlashOnCPU, Plain, SpanKernel, Spans
+from mmrl.models.spans import SpanKernel, Spans, flash_on_cpu, plain
 from mmrl.models.varlen import package_flash, torch_flash
 
 PREFIX = "mmrl_over_"
@@ -160,15 +160,15 @@ class _StreamAttention(torch.autograd.Function):
 def kernel_for(q: Tensor) -> SpanKernel:
     """The kernel for tensors like `q`."""
     if q.device.type == "cpu":
-        return FlashOnCPU()
+        return flash_on_cpu()
     if q.device.type != "cuda" or q.dtype.itemsize > 2:
-        return Plain()
+        return plain()
     return _cuda_kernel(os.environ.get(CHOICE, ""))
 
 
 @functools.cache
 def _cuda_kernel(choice: str) -> SpanKernel:
-    makers = {"flash-attn": package_flash, "torch": torch_flash, "plain": Plain}
+    makers = {"flash-attn": package_flash, "torch": torch_flash, "plain": plain}
     if choice not in ("", *makers):
         raise RecipeError(f"{CHOICE}: got {choice!r}; set it to one of {', '.join(makers)}, or not at all")
     for name in [choice] if choice else makers:

@@ -7,7 +7,7 @@ of the scores; its backward takes an output and log-sum-exp that may cover more 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby, pairwise
@@ -142,8 +142,17 @@ def _lse_dtype(q: Tensor) -> torch.dtype:
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
-class _Blocks:
+Flash = Callable[[Tensor, Tensor, Tensor, bool, float], tuple[Tensor, Tensor]]
+"""(q [n, h, m, d], k, v [n, h, l, d], is_causal, scale) -> output and log-sum-exp."""
+FlashBackward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, float], tuple[Tensor, Tensor, Tensor]]
+"""(gradient, q, k, v, output, log-sum-exp, is_causal, scale) -> gradients of q, k, v."""
+
+
+class BlockKernel:
     """Kernels over rectangles. Without a causal mask the query heads of one key head are folded into rows, and keys are never repeated."""
+
+    def __init__(self, name: str, flash: Flash, flash_backward: FlashBackward) -> None:
+        self.name, self.flash, self.flash_backward = name, flash, flash_backward
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> tuple[Tensor, Tensor]:
         T, H, d = q.shape
@@ -173,14 +182,6 @@ class _Blocks:
             _add(dk, block.keys, block.real_keys, heads.key_rows(b))
             _add(dv, block.keys, block.real_keys, heads.key_rows(c))
         return dq, dk, dv
-
-    def flash(self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-    def flash_backward(
-        self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, is_causal: bool, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -223,37 +224,40 @@ class _Heads:
         return x.masked_fill(fill, value)
 
 
-class FlashOnCPU(_Blocks):
+def flash_on_cpu() -> BlockKernel:
     """ATen's flash kernels for CPUs: float64, float32, bfloat16, float16."""
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return BlockKernel(
+        "flash_on_cpu",
+        lambda q, k, v, is_causal, scale: forward(q, k, v, 0.0, is_causal, scale=scale),
+        lambda grad, q, k, v, out, lse, is_causal, scale: backward(grad, q, k, v, out, lse, 0.0, is_causal, scale=scale),
+    )
 
-    def flash(self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, is_causal, scale=scale)
 
-    def flash_backward(
-        self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, is_causal: bool, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, lse, 0.0, is_causal, scale=scale)
-
-
-class Plain(_Blocks):
+def plain() -> BlockKernel:
     """Scores in full, on any device: the reference that the others are checked against."""
+    return BlockKernel("plain", _plain, _plain_backward)
 
-    def flash(self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-        scores = self._scores(q, k, is_causal, scale)
-        lse = scores.logsumexp(-1)
-        return ((scores - lse[..., None]).exp() @ v.to(scores.dtype)).to(q.dtype), lse
 
-    def flash_backward(
-        self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, is_causal: bool, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        grad, wide_q, wide_k, wide_v, wide_out = (x.to(lse.dtype) for x in (grad, q, k, v, out))
-        p = (self._scores(q, k, is_causal, scale) - lse[..., None]).exp()
-        ds = p * (grad @ wide_v.mT - (grad * wide_out).sum(-1, keepdim=True)) * scale
-        return (ds @ wide_k).to(q.dtype), (ds.mT @ wide_q).to(k.dtype), (p.mT @ grad).to(v.dtype)
+def _plain(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    scores = _scores(q, k, is_causal, scale)
+    lse = scores.logsumexp(-1)
+    return ((scores - lse[..., None]).exp() @ v.to(scores.dtype)).to(q.dtype), lse
 
-    def _scores(self, q: Tensor, k: Tensor, is_causal: bool, scale: float) -> Tensor:
-        scores = (q @ k.mT).to(_lse_dtype(q)) * scale
-        if not is_causal:
-            return scores
-        seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-        return scores.masked_fill(~seen, -math.inf)
+
+def _plain_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, is_causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad, wide_q, wide_k, wide_v, wide_out = (x.to(lse.dtype) for x in (grad, q, k, v, out))
+    p = (_scores(q, k, is_causal, scale) - lse[..., None]).exp()
+    ds = p * (grad @ wide_v.mT - (grad * wide_out).sum(-1, keepdim=True)) * scale
+    return (ds @ wide_k).to(q.dtype), (ds.mT @ wide_q).to(k.dtype), (p.mT @ grad).to(v.dtype)
+
+
+def _scores(q: Tensor, k: Tensor, is_causal: bool, scale: float) -> Tensor:
+    scores = (q @ k.mT).to(_lse_dtype(q)) * scale
+    if not is_causal:
+        return scores
+    seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    return scores.masked_fill(~seen, -math.inf)

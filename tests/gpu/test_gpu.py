@@ -8,7 +8,7 @@ from mmrl.head import chunked_logps_entropy
 from mmrl.models import attention
 from mmrl.models.attention import stream_attention
 from mmrl.models.forward import GroupForward
-from mmrl.models.spans import Plain, Spans, spans_of
+from mmrl.models.spans import Spans, plain, spans_of
 from mmrl.models.varlen import package_flash, torch_flash
 from mmrl.ops import entropy, token_logps
 
@@ -35,10 +35,10 @@ def test_variable_length_kernels(make, monkeypatch):
     kernel = make()
     if kernel is None:
         pytest.skip("flash-attn is not installed")
-    exact = attended(Plain(), monkeypatch, torch.float32)
-    rounded = attended(Plain(), monkeypatch, torch.bfloat16)
-    for came, plain, true in zip(attended(kernel, monkeypatch, torch.bfloat16), rounded, exact, strict=True):
-        assert (came.float() - true).norm() < 2 * (plain.float() - true).norm() + 1e-3 * true.norm()
+    exact = attended(plain(), monkeypatch, torch.float32)
+    rounded = attended(plain(), monkeypatch, torch.bfloat16)
+    for came, other, true in zip(attended(kernel, monkeypatch, torch.bfloat16), rounded, exact, strict=True):
+        assert (came.float() - true).norm() < 2 * (other.float() - true).norm() + 1e-3 * true.norm()
 
 
 def test_head_on_cuda_against_full_logits():

@@ -8,7 +8,7 @@ import torch
 from mmrl.errors import RecipeError
 from mmrl.models import attention
 from mmrl.models.attention import stream_attention
-from mmrl.models.spans import FlashOnCPU, Plain, Spans, spans_of
+from mmrl.models.spans import BlockKernel, Spans, flash_on_cpu, plain, spans_of
 from mmrl.models.varlen import VarlenKernel
 
 CPU = torch.device("cpu")
@@ -96,7 +96,7 @@ def written_out():
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kernel", [FlashOnCPU(), Plain(), written_out()], ids=["flash", "plain", "varlen"])
+@pytest.mark.parametrize("kernel", [flash_on_cpu(), plain(), written_out()], ids=["flash", "plain", "varlen"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)], ids=["float64", "float32"])
 def test_two_calls_merged_are_one_softmax(monkeypatch, case, kernel, dtype, tolerance):
     monkeypatch.setattr(attention, "kernel_for", lambda q: kernel)
@@ -114,9 +114,9 @@ def test_spans_of_about_one_length_share_a_block():
 
 
 def test_kernel_of_a_device(monkeypatch):
-    assert isinstance(attention.kernel_for(torch.zeros(1)), FlashOnCPU)
-    assert isinstance(attention.kernel_for(torch.zeros(1, device="meta")), Plain)
+    names = [kernel.name for kernel in map(attention.kernel_for, (torch.zeros(1), torch.zeros(1, device="meta")))]
+    assert names == ["flash_on_cpu", "plain"]
     assert isinstance(attention._cuda_kernel("torch"), VarlenKernel)
-    assert isinstance(attention._cuda_kernel("plain"), Plain)
+    assert isinstance(attention._cuda_kernel("plain"), BlockKernel)
     with pytest.raises(RecipeError, match="MMRL_ATTENTION_KERNEL: got 'flash'; set it to one of flash-attn, torch, plain"):
         attention._cuda_kernel("flash")
