@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/mazes.md")
+PAGES = ("README.md", "docs/mazes.md", "docs/performance.md")
+LESS = {"--n": "20", "--prompt": "64", "--completion": "4", "--num-generations": "2", "--tokens": "4", "--rounds": "1"}
+"""Options that say how much work there is, and what a test gives them."""
 TWO_STEPS = (
     "trainer.max_steps=2", "trainer.tasks_per_step=4", "trainer.eval_tasks=2", "success={use: 'coin:Coin'}", "trainer.trackers=[]",
     "trainer.log_completions_steps=2",
@@ -33,7 +35,7 @@ def small(command: str, model: Path) -> list[str]:
         words = [sys.executable, "-m", "mmrl.cli", *words[1:]]
     overrides = {"train": (*TWO_STEPS, f"model.path={model}"), "eval": ("eval.tasks=2",)}
     verb = words[words.index("mmrl.cli") + 1]
-    words = ["20" if word.isdigit() and words[n - 1] == "--n" else word for n, word in enumerate(words)]
+    words = [LESS.get(words[n - 1], word) for n, word in enumerate(words)]
     return words + [argument for override in overrides.get(verb, ()) for argument in ("--set", override)]
 
 
