@@ -93,11 +93,11 @@ class DecodeContext:
         self.own_width_step = own_width_step or (1 if device.type == "cpu" else 64)
         """Own keys are read in multiples of this; 1 = as many as there are, without a mask."""
         width = -(-max_tokens // self.own_width_step) * self.own_width_step
-        shape = (width, max_rows, keys[0].shape[1], keys[0].shape[3])
+        shape = (max_rows, keys[0].shape[1], width, keys[0].shape[3])
         make = torch.empty if self.own_width_step == 1 else torch.zeros  # what is masked must be finite
         self.own_keys = [make(shape, dtype=x.dtype, device=device) for x in keys]
         self.own_values = [make(shape, dtype=x.dtype, device=device) for x in keys]
-        """Per layer [T_max, N_max, Hk, d]: a step writes one contiguous piece. The first rows of N_max are those that run."""
+        """Per layer [N_max, Hk, T_max, d]; the first of the N_max rows are those that run."""
         self.filled = 0
         """Tokens of every row that are in the buffers: this step's too, once it has begun."""
         self.slot = torch.full((1,), -1, device=device)
@@ -115,20 +115,20 @@ class DecodeContext:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         N, H, d = q.shape
-        own = []
-        for buffer, new in ((self.own_keys[layer], k), (self.own_values[layer], v)):
-            rows = buffer[:, :N]
-            rows.index_copy_(0, self.slot, new[None])
-            own.append(rows[: self._width].permute(1, 2, 0, 3))
-        out, lse = attention(q.reshape(N, k.shape[1], -1, d), own[0], own[1], self._own_bias, scale)
+        keys, values = self.own_keys[layer][:N], self.own_values[layer][:N]
+        keys.index_copy_(2, self.slot, k[:, :, None])
+        values.index_copy_(2, self.slot, v[:, :, None])
+        seen = slice(0, self._width)
+        out, lse = attention(q.reshape(N, k.shape[1], -1, d), keys[:, :, seen], values[:, :, seen], self._own_bias, scale)
         out, lse = out.reshape(N, H, d), lse.reshape(N, H, 1)
-        shared, shared_lse = (torch.cat(parts) for parts in zip(*(b.attend(layer, q, scale) for b in self.blocks), strict=True))
+        parts = [block.attend(layer, q, scale) for block in self.blocks]
+        shared, shared_lse = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
         return shared.lerp(out, (lse - shared_lse).sigmoid_().to(out.dtype))
 
     def select(self, parents: Int[np.ndarray, " n"], on_device: Int[Tensor, " n"]) -> None:
         """Row i becomes what row `parents[i]` was (ascending); prompts without rows leave. `on_device`: the same rows."""
         for buffer in (*self.own_keys, *self.own_values):
-            buffer[: self.filled, : len(parents)] = buffer[: self.filled].index_select(1, on_device)
+            buffer[: len(parents), :, : self.filled] = buffer[:, :, : self.filled].index_select(0, on_device)
         ends = np.cumsum([block.num_rows for block in self.blocks])
         parts = np.split(parents, np.searchsorted(parents, ends[:-1]))
         self.blocks = [block for block, part in zip(self.blocks, parts, strict=True) if len(part)]
