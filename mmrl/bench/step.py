@@ -1,8 +1,9 @@
-"""`mmrl bench step`: one whole GRPO step of mmrl's trainer and of TRL's, on the same checkpoint, pictures and prompts, CPU time on one thread.
+"""`mmrl bench step`: one whole GRPO step of mmrl's trainer and of TRL's, on the same checkpoint, pictures and prompts. The clock is CPU
+time on one thread.
 
 Every completion has exactly max_completion_length tokens: the checkpoint's end token is the picture token, which neither side can sample
-(TRL suppresses it, mmrl rules it out). Before anything is timed, both compute log-probabilities, advantages and the gradient of the loss for
-one group of completions, and must agree.
+(TRL suppresses it, mmrl rules it out). Before anything is timed, both compute log-probabilities, advantages and the gradient of the loss
+for one group of completions, and must agree.
 """
 
 from __future__ import annotations
@@ -119,7 +120,10 @@ def find_trl(given: Path | None) -> str:
     if named is None and importlib.util.find_spec("trl") is not None:
         return sys.executable
     same = " ".join(f"{name}=={version(name).split('+')[0]}" for name in ("torch", "torchvision", "transformers"))
-    how = f"make an environment for it:\n  python -m venv trl-env\n  trl-env/bin/pip install {TRL} datasets {same}\nand give --trl-python trl-env/bin/python"
+    how = (
+        f"make an environment for it:\n  python -m venv trl-env\n  trl-env/bin/pip install {TRL} datasets {same}\n"
+        "and give --trl-python trl-env/bin/python"
+    )
     if named is None:
         raise BenchError(f"this interpreter has no TRL; {how}")
     try:
@@ -157,8 +161,11 @@ def _picture(width: int, height: int, number: int) -> Media:
 def _compare(work: _Work, steps: int, rounds: int) -> dict[str, Any]:
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     mine, theirs = work.folder / "mmrl.npz", work.folder / "trl.npz"
-    versions = work.mmrl("check", work="check", steps=steps, arrays=str(mine))["versions"]
-    versions |= work.trl("check", work="check", steps=steps, arrays=str(theirs), completions=str(mine))["versions"]
+    versions = {
+        "mmrl": work.mmrl("check", work="check", steps=steps, arrays=str(mine))["versions"],
+        "trl": work.trl("check", work="check", steps=steps, arrays=str(theirs), completions=str(mine))["versions"],
+    }
+    _require_same_versions(versions["mmrl"], versions["trl"])
     agreement = require_agreement(np.load(mine), np.load(theirs))
     say(f"same work: {agreement}")
     runs: dict[str, list[dict[str, Any]]] = {"mmrl": [], "trl": []}
@@ -174,7 +181,7 @@ def _compare(work: _Work, steps: int, rounds: int) -> dict[str, Any]:
         "num_generations": work.num_generations, "max_completion_length": work.max_completion_length, "steps": steps, "rounds": rounds,
         **summary(runs["mmrl"], runs["trl"], as_shipped),
         "agreement": agreement, "versions": versions,
-        "settings": "float32, one thread, CPU seconds; TRL: gradient checkpointing off, completion-only scoring forced; both: beta 0, on-policy",
+        "settings": "float32, one thread, CPU time; both on-policy, beta 0; TRL without gradient checkpointing, scoring completions only",
     }  # fmt: skip
 
 
@@ -199,6 +206,12 @@ def require_agreement(mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.nd
         if not gaps[name] <= limit:  # NaN too
             raise BenchError(f"void: mmrl and TRL do not compute the same {name}: they differ by {gaps[name]:.2g}, the limit is {limit:g}")
     return gaps
+
+
+def _require_same_versions(mine: Mapping[str, str], theirs: Mapping[str, str]) -> None:
+    for name in ("torch", "transformers"):
+        if mine[name].split("+")[0] != theirs[name].split("+")[0]:
+            raise BenchError(f"void: mmrl runs on {name} {mine[name]}, TRL on {theirs[name]}; install {name}=={mine[name]} beside TRL")
 
 
 def _require_fixed_length(result: Mapping[str, Any], length: int) -> None:
@@ -230,7 +243,7 @@ def summary(mmrl: Sequence[Mapping[str, Any]], trl: Sequence[Mapping[str, Any]],
         "speedup_update_over_concatenated": round(update / rows["mmrl"]["update"], 2),
         "speedup_step_over_trl_as_shipped": round(rows["trl_as_shipped"]["step"] / rows["mmrl"]["step"], 2),
         "memory_ratio": round(above["mmrl"] / above["trl"], 3) if above["trl"] else None,
-        "seconds": {name: {k: round(v, 4) for k, v in of.items()} for name, of in rows.items()} | {"concatenated": {"update": round(update, 4)}},
+        "seconds": {name: {k: round(v, 4) for k, v in of.items()} for name, of in (rows | {"concatenated": {"update": update}}).items()},
         "peak_mb": {name: {k: round(v) for k, v in of.items()} for name, of in (peaks | {"concatenated": of_update}).items()},
     }  # fmt: skip
 
