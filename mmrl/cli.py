@@ -158,6 +158,25 @@ def bench_rollout(
     command(prompt, num_generations, tokens, model_size, rounds, json_file)
 
 
+@bench_app.command("step")
+def bench_step(
+    against: Annotated[str, typer.Option(help="What to compare with: trl.")] = "trl",
+    visual_tokens: Annotated[int, typer.Option(min=4, help="Visual tokens of the prompt's one picture.")] = 2048,
+    num_generations: Annotated[int, typer.Option(min=2, help="Completions of the prompt.")] = 8,
+    max_completion_length: Annotated[int, typer.Option(min=1, help="Tokens of every completion; none ends early.")] = 32,
+    steps: Annotated[int, typer.Option(min=2, help="Steps a round; the first is not counted.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="The two sides take turns this often.")] = 2,
+    trl_python: Annotated[
+        Path | None, typer.Option(help="Interpreter of an environment that has TRL; default: $MMRL_TRL_PYTHON, else this one.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,
+) -> None:
+    """A whole GRPO step on one CPU thread, generation to optimizer: mmrl's trainer against TRL's."""
+    from mmrl.bench.step import command
+
+    command(against, visual_tokens, num_generations, max_completion_length, steps, rounds, trl_python, json_file)
+
+
 def main() -> None:
     """Entry point: what a user can mend is one paragraph and exit code 2; anything else is a bug and keeps its traceback."""
     sys.path.append(os.getcwd())  # so that `use: my_module:MyTerm` finds a file next to the recipe; last, so that it shadows nothing

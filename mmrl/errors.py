@@ -31,3 +31,7 @@ class EngineError(MmrlError):
 
 class CheckpointError(MmrlError):
     """A checkpoint that is missing, damaged, or of another recipe."""
+
+
+class BenchError(MmrlError):
+    """A benchmark that cannot run, or whose sides turned out not to do the same work."""

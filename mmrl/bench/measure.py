@@ -32,25 +32,26 @@ def cost(work: Callable[[], object], device: str) -> Cost:
         end.record()
         torch.cuda.synchronize()
         return Cost(start.elapsed_time(end) / 1e3, (torch.cuda.max_memory_allocated() - before) / 2**20)
-    resident = _reset_peak()
+    resident = reset_peak()
     begin = time.process_time()
     work()
     seconds = time.process_time() - begin
-    peak = _status("VmHWM")
+    peak = process_mb("VmHWM")
     return Cost(seconds, None if resident is None or peak is None else peak - resident)
 
 
-def _reset_peak() -> float | None:
+def reset_peak() -> float | None:
     """MB resident now; the high-water mark starts from here (Linux only)."""
     clear = Path("/proc/self/clear_refs")
     if not clear.exists():
         return None
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     clear.write_text("5")
-    return _status("VmRSS")
+    return process_mb("VmRSS")
 
 
-def _status(name: str) -> float | None:
+def process_mb(name: str) -> float | None:
+    """VmRSS (resident now) or VmHWM (its peak) of this process; None where the system does not say."""
     path = Path("/proc/self/status")
     if not path.exists():
         return None
