@@ -222,28 +222,32 @@ def _require_fixed_length(result: Mapping[str, Any], length: int) -> None:
 
 
 def summary(mmrl: Sequence[Mapping[str, Any]], trl: Sequence[Mapping[str, Any]], as_shipped: Mapping[str, Any]) -> dict[str, Any]:
-    """Medians over all rounds' steps but the first of each, and TRL's over mmrl's. `mmrl`, `trl`: what the workers gave, a round each.
+    """Seconds: medians over all rounds' steps but the first of each. Speed-ups: TRL's seconds over mmrl's within a round, and the median of
+    the rounds. `mmrl`, `trl`: what the workers gave, a round each.
 
     step: end of a step to the end of the next. generate: prefill and decode. update: loss to optimizer, of which logps_forward is the
     forward with gradients and backward_optimizer the rest. other: reading pictures, prompts, rewards, advantages, logging.
     """
     rows = {"mmrl": _medians(mmrl), "trl": _medians(trl), "trl_as_shipped": _medians([as_shipped])}
-    update = statistics.median(seconds for result in mmrl for seconds in result["concatenated"]["update"][1:])
-    by_round = [_medians([b])["step"] / _medians([a])["step"] for a, b in zip(mmrl, trl, strict=True)]
+    updates = [statistics.median(result["concatenated"]["update"][1:]) for result in mmrl]
+    by_round = [(_medians([a]), _medians([b])) for a, b in zip(mmrl, trl, strict=True)]
+    ratios = {name: [b[name] / a[name] for a, b in by_round] for name in PHASES}
+    over_concatenated = [theirs / a["update"] for theirs, (a, _) in zip(updates, by_round, strict=True)]
     peaks = {
         name: {"peak": max(r["peak_mb"] for r in of), "above_start": max(r["peak_mb"] - r["resident_mb"] for r in of)}
         for name, of in (("mmrl", mmrl), ("trl", trl), ("trl_as_shipped", [as_shipped]))
     }
     above = {name: of["above_start"] for name, of in peaks.items()}
     of_update = {"above_start": max(result["concatenated"]["peak_above_start_mb"] for result in mmrl)}
+    seconds = rows | {"concatenated": {"update": statistics.median(updates)}}
     return {
-        "speedup_step": round(rows["trl"]["step"] / rows["mmrl"]["step"], 2),
-        "speedup_step_range": [round(min(by_round), 2), round(max(by_round), 2)],
-        "speedup": {name: round(rows["trl"][name] / rows["mmrl"][name], 2) for name in PHASES},
-        "speedup_update_over_concatenated": round(update / rows["mmrl"]["update"], 2),
+        "speedup_step": round(statistics.median(ratios["step"]), 2),
+        "speedup_step_range": [round(min(ratios["step"]), 2), round(max(ratios["step"]), 2)],
+        "speedup": {name: round(statistics.median(of), 2) for name, of in ratios.items()},
+        "speedup_update_over_concatenated": round(statistics.median(over_concatenated), 2),
         "speedup_step_over_trl_as_shipped": round(rows["trl_as_shipped"]["step"] / rows["mmrl"]["step"], 2),
         "memory_ratio": round(above["mmrl"] / above["trl"], 3) if above["trl"] else None,
-        "seconds": {name: {k: round(v, 4) for k, v in of.items()} for name, of in (rows | {"concatenated": {"update": update}}).items()},
+        "seconds": {name: {k: round(v, 4) for k, v in of.items()} for name, of in seconds.items()},
         "peak_mb": {name: {k: round(v) for k, v in of.items()} for name, of in (peaks | {"concatenated": of_update}).items()},
     }  # fmt: skip
 

@@ -91,11 +91,12 @@ def _check(trainer: Trainer, request: dict[str, Any]) -> None:
     logps = trainer.forward.logps(policy, rows)
     trainer.optimizer.zero_grad()
     accumulate(policy, trainer.forward, samples, Passes(None, None), trainer.terms, 0, TokenMeans())
-    np.savez(
-        request["arrays"], picture=int(rows[0][0].task.meta["picture"]), prompt=rows[0][0].ids, logps=np.stack(logps),
-        completions=np.stack([ids for _, ids in rows]), advantages=np.array([sample.advantages[0] for sample in samples]),
-        **{f"grad/{name.removeprefix('model.')}": p.grad.numpy() for name, p in policy.named_parameters() if p.grad is not None},
-    )  # fmt: skip
+    arrays: dict[str, Any] = {
+        "picture": int(rows[0][0].task.meta["picture"]), "prompt": rows[0][0].ids, "completions": np.stack([ids for _, ids in rows]),
+        "logps": np.stack(logps), "advantages": np.array([sample.advantages[0] for sample in samples]),
+    }  # fmt: skip
+    arrays |= {f"grad/{name.removeprefix('model.')}": p.grad.numpy() for name, p in policy.named_parameters() if p.grad is not None}
+    np.savez(request["arrays"], **arrays)
 
 
 def _steps(trainer: Trainer) -> dict[str, Any]:

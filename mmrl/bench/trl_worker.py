@@ -105,11 +105,12 @@ def _check(trainer: Any, request: dict[str, Any]) -> None:
 
     trainer._get_per_token_logps_and_entropies = kept
     trainer.compute_loss(trainer.model, inputs).backward()
-    grads = {name: p.grad.numpy() for name, p in trainer.model.named_parameters() if p.grad is not None}
-    np.savez(
-        request["arrays"], prompt=inputs["prompt_ids"][0].numpy(), completions=inputs["completion_ids"].numpy(),
-        logps=logps[0].numpy(), advantages=inputs["advantages"].numpy(), **{f"grad/{name}": grad for name, grad in grads.items()},
-    )  # fmt: skip
+    arrays: dict[str, Any] = {
+        "prompt": inputs["prompt_ids"][0].numpy(), "completions": inputs["completion_ids"].numpy(),
+        "logps": logps[0].numpy(), "advantages": inputs["advantages"].numpy(),
+    }  # fmt: skip
+    arrays |= {f"grad/{name}": p.grad.numpy() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    np.savez(request["arrays"], **arrays)
 
 
 class Clock:
