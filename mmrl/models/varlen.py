@@ -84,8 +84,8 @@ class Cut:
     @cached_property
     def bounds(self) -> Bounds:
         lengths = [[side[n][1] - side[n][0] for n in self.kept] for side in (self.spans.queries, self.spans.keys)]
-        sums = [torch.tensor([0, *some], device=self.spans.device).cumsum(0, dtype=torch.int32) for some in lengths]
-        return Bounds(*sums, *(max(some) for some in lengths))
+        queries, keys = (torch.tensor([0, *some], device=self.spans.device).cumsum(0, dtype=torch.int32) for some in lengths)
+        return Bounds(queries, keys, max(lengths[0]), max(lengths[1]))
 
     def queries(self, x: Tensor) -> Tensor:
         return x[self.rows[0]]
