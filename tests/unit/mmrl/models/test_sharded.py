@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from mmrl.models.forward import GroupForward
 
 WORKER = """
+import os
 import sys
 import numpy as np
 import torch
@@ -50,7 +51,9 @@ whole = lambda t: t.full_tensor() if hasattr(t, "full_tensor") else t
 grads = {name: whole(p.grad).contiguous() for name, p in policy.named_parameters()}
 if rank == 0:
     save_file(grads, out)
+dist.barrier()
 dist.destroy_process_group()
+os._exit(0)  # DDP's threads may abort an interpreter that takes its time to end
 """
 
 
