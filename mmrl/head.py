@@ -204,7 +204,7 @@ class _KL(torch.autograd.Function):
         wants = ctx.needs_input_grad
         grads = [_Gradients(*sides[0], wants[0], wants[1]), _Gradients(*sides[1], wants[2], wants[3])]
         if tied:
-            grads[1].grad_weight = grads[0].grad_weight
+            grads[1].grad_weight, grads[1].is_empty = grads[0].grad_weight, False  # p's product comes first
         wanted = (wants[0] or wants[1], wants[2] or wants[1 if tied else 3])
         with _no_autocast(hidden_p):
             for rows in _slices(len(hidden_p), ctx.chunk):
@@ -230,17 +230,22 @@ class _Gradients:
     def __init__(self, hidden: Tensor, weight: Tensor, want_hidden: bool, want_weight: bool) -> None:
         self.hidden, self.weight = hidden, weight
         self.grad_hidden = torch.empty_like(hidden) if want_hidden else None
-        self.grad_weight = torch.zeros_like(weight, dtype=_wide(weight)) if want_weight else None
+        self.grad_weight = torch.empty_like(weight, dtype=_wide(weight)) if want_weight else None
+        self.is_empty = True
+        """Whether the first product is to overwrite `grad_weight`, which saves a pass of zeros over it."""
 
     def add(self, rows: slice, grad: Tensor) -> None:
         """`grad` [c, v] is the gradient of hidden[rows] @ weight.T, in the type of `hidden`, as the plain form would round it."""
         if self.grad_hidden is not None:
             self.grad_hidden[rows] = _matmul(grad, self.weight)
         if self.grad_weight is not None:
-            _matmul(grad.t(), self.hidden[rows], out=self.grad_weight, add=True)
+            _matmul(grad.t(), self.hidden[rows], out=self.grad_weight, add=not self.is_empty)
+            self.is_empty = False
 
     def result(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.grad_hidden, None if self.grad_weight is None else self.grad_weight.to(self.weight.dtype)
+        if self.grad_weight is None:
+            return self.grad_hidden, None
+        return self.grad_hidden, (self.grad_weight.zero_() if self.is_empty else self.grad_weight).to(self.weight.dtype)
 
 
 def _kernels(hidden: Tensor) -> ModuleType:

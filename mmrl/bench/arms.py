@@ -16,6 +16,7 @@ from mmrl.models.forward import GroupForward
 from mmrl.models.policy import Policy
 from mmrl.models.spans import spans_of
 from mmrl.models.stream import Row, pack_prefixes, pack_segments, stack_media
+from mmrl.models.windows import own_attention, take_windows
 from mmrl.ops import token_logps
 
 MAX_RESIDENT = {"cpu": 20_500, "cuda": 5_500}
@@ -26,6 +27,15 @@ Arm = Callable[[Policy, Sequence[Row], Sequence[Tensor]], Tensor]
 def naive(policy: Policy, rows: Sequence[Row], coefficients: Sequence[Tensor]) -> Tensor:
     """Prompt and picture repeated for every completion, transformers' own forward, logits of the completion in full: what synchronous
     trainers do for pictures and video."""
+    tower = policy.base.model.visual
+    own_attention(tower)
+    try:
+        return _naive(policy, rows, coefficients)
+    finally:
+        take_windows(tower)
+
+
+def _naive(policy: Policy, rows: Sequence[Row], coefficients: Sequence[Tensor]) -> Tensor:
     prompt = rows[0][0]
     out: list[Tensor] = []
     for some in _micro_batches(rows, policy.device.type):

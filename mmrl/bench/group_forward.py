@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmrl.bench import arms, flops
-from mmrl.bench.measure import Cost, cost, gemm_rate
+from mmrl.bench.measure import gemm_rate, peak_mb, seconds
 from mmrl.bench.report import write_bench
 from mmrl.bench.shapes import SHAPES, random_policy, random_prompt, random_rows
 from mmrl.errors import RecipeError
@@ -63,8 +63,8 @@ def run(
     with_view: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """One point: medians of `rounds` rounds in which the arms take turns, and ratios to the naive arm if it is one of them; how far the
-    others' log-probabilities and gradients are from its own is measured first."""
+    """One point: medians of `rounds` rounds in which the arms take turns, and ratios to the naive arm if it is one of them. A first step of
+    every arm, not timed, gives its peak memory and how far its log-probabilities and gradients are from the naive arm's."""
     policy = random_policy(size, device, dtype)
     prompt = random_prompt(policy, prompt_tokens)
     rows = random_rows(policy, prompt, [completion] * num_generations)
@@ -75,9 +75,11 @@ def run(
     chosen = {name: chosen[name] for name in names}
     for p in policy.parameters():
         p.grad = torch.zeros_like(p)
-    errors = _agreement(policy, chosen, rows, coefficients) if "naive" in chosen else {}
-    for name, error in errors.items():
-        say(f"  {name}: largest difference to naive {error}")
+    found, peaks = _first_steps(policy, chosen, rows, coefficients)
+    errors = {name: _difference(result, found["naive"]) for name, result in found.items()} if "naive" in found else {}
+    del found
+    for name in chosen:
+        say(f"  {name}: {peaks[name] or 0:.0f} MB, largest difference to naive {errors.get(name)}")
 
     def step(arm: arms.Arm) -> None:
         policy.zero_grad(set_to_none=False)
@@ -105,23 +107,22 @@ def run(
         works[f"forward {name}"] = lambda arm=arm: forward(arm)
     if with_view:
         works["step with a view"] = with_a_view
-    costs: dict[str, list[Cost]] = {name: [] for name in works}
+    costs: dict[str, list[float]] = {name: [] for name in works}
     rates = []
     for n in range(rounds):
         rates.append(gemm_rate(device, dtype))
         for name, work in works.items():
-            costs[name].append(cost(work, device))
-            say(f"  round {n + 1}: {name} {costs[name][-1].seconds:.2f} s, {costs[name][-1].peak_mb or 0:.0f} MB")
+            costs[name].append(seconds(work, device))
+            say(f"  round {n + 1}: {name} {costs[name][-1]:.2f} s")
     rates.append(gemm_rate(device, dtype))
-    return _result(size, prompt_tokens, completion, num_generations, dtype, max_tokens, rounds, prompt, costs, rates, errors)
+    return _result(size, prompt_tokens, completion, num_generations, dtype, max_tokens, rounds, prompt, costs, peaks, rates, errors)
 
 
 def _result(
     size: str, prompt_tokens: int, completion: int, num_generations: int, dtype: torch.dtype, max_tokens: int, rounds: int,
-    prompt: Any, costs: Mapping[str, list[Cost]], rates: list[float], errors: Mapping[str, Any],
+    prompt: Any, costs: Mapping[str, list[float]], peaks: Mapping[str, float | None], rates: list[float], errors: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    median = {name: statistics.median(c.seconds for c in of) for name, of in costs.items()}
-    peak = {name: max(c.peak_mb or 0 for c in of) for name, of in costs.items()}
+    median = {name: statistics.median(of) for name, of in costs.items()}
     patches = len(prompt.mm_inputs["pixel_values"])
     lengths = [completion] * num_generations
     floor = flops.shared(SHAPES[size], prompt_tokens, lengths, patches)
@@ -132,16 +133,16 @@ def _result(
         "gemm_rate_gflops": round(statistics.median(rates) / 1e9, 1),
         "gemm_fraction": round(floor.step() / median["step shared"] / statistics.median(rates), 3),
         "seconds": {name: round(value, 3) for name, value in median.items()},
-        "peak_mb": {name: round(value) for name, value in peak.items()},
+        "peak_mb": {name: None if value is None else round(value) for name, value in peaks.items()},
         **{f"max_rel_err_{kind}": errors["shared"][kind] for kind in ("logps", "grad") if "shared" in errors},
     }  # fmt: skip
     if "step naive" in costs:
-        ratios = [a.seconds / b.seconds for a, b in zip(costs["step naive"], costs["step shared"], strict=True)]
+        ratios = [a / b for a, b in zip(costs["step naive"], costs["step shared"], strict=True)]
         out |= {
             "speedup_step": round(statistics.median(ratios), 2),
             "speedup_step_range": [round(min(ratios), 2), round(max(ratios), 2)],
             "speedup_forward": round(median["forward naive"] / median["forward shared"], 2),
-            "memory_ratio": round(peak["step shared"] / peak["step naive"], 3) if peak["step naive"] else None,
+            "memory_ratio": round(peaks["shared"] / peaks["naive"], 3) if peaks["shared"] and peaks["naive"] else None,
         }
     if "step with a view" in median:
         out["view_ratio"] = round(median["step with a view"] / median["step shared"], 2)
@@ -156,21 +157,29 @@ def _coefficients(rows: list[Row], policy: Policy) -> list[Tensor]:
     return [torch.full((len(ids),), float(-a) / total, device=policy.device) for a, (_, ids) in zip(advantages, rows, strict=True)]
 
 
-def _agreement(policy: Policy, chosen: Mapping[str, arms.Arm], rows: list[Row], coefficients: list[Tensor]) -> dict[str, dict[str, float]]:
-    """Of every arm against the naive one: largest |difference| of log-probabilities over the largest |log-probability|, and of a
-    parameter's gradient over that parameter's largest."""
-    found: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+Found = tuple[Tensor, dict[str, Tensor]]
+"""Log-probabilities, and every parameter's gradient by its name; in the host's memory, as a large model's fill the device's."""
+
+
+def _first_steps(
+    policy: Policy, chosen: Mapping[str, arms.Arm], rows: list[Row], coefficients: list[Tensor]
+) -> tuple[dict[str, Found], dict[str, float | None]]:
+    """What every arm finds, and its peak memory in MB."""
+    found: dict[str, Found] = {}
+    peaks: dict[str, float | None] = {}
     for name, arm in chosen.items():
         policy.zero_grad(set_to_none=False)
-        logps = arm(policy, rows, coefficients)
-        found[name] = (logps, {key: p.grad.clone() for key, p in policy.named_parameters() if p.grad is not None})
-    logps, grads = found["naive"]
+        logps, peaks[name] = peak_mb(lambda arm=arm: arm(policy, rows, coefficients), str(policy.device.type))
+        found[name] = (logps.cpu(), {key: p.grad.to("cpu", copy=True) for key, p in policy.named_parameters() if p.grad is not None})
+    return found, peaks
+
+
+def _difference(one: Found, other: Found) -> dict[str, float]:
+    """Largest |difference| of log-probabilities over the largest |log-probability|, and of a parameter's gradient over its largest entry
+    (a thousandth of the model's largest at least)."""
+    (logps, grads), (their_logps, their_grads) = other, one
     floor = 1e-3 * max(float(g.abs().max()) for g in grads.values())
     return {
-        name: {
-            "logps": float((one - logps).abs().max() / logps.abs().max()),
-            "grad": max(float((theirs[key] - g).abs().max()) / max(float(g.abs().max()), floor) for key, g in grads.items()),
-        }
-        for name, (one, theirs) in found.items()
-        if name != "naive"
+        "logps": float((their_logps - logps).abs().max() / logps.abs().max()),
+        "grad": max(float((their_grads[key] - g).abs().max()) / max(float(g.abs().max()), floor) for key, g in grads.items()),
     }

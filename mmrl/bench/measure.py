@@ -6,38 +6,45 @@ import ctypes
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-
-@dataclass(frozen=True)
-class Cost:
-    seconds: float
-    peak_mb: float | None
-    """Above what was resident before; parameters and their gradients are not in it. None where it cannot be read."""
+T = TypeVar("T")
 
 
-def cost(work: Callable[[], object], device: str) -> Cost:
-    """What one call takes: seconds of the device (CPU: of this process), and the peak memory above that before."""
+def seconds(work: Callable[[], object], device: str) -> float:
+    """What one call takes, of the device (CPU: of this process); memory that was freed stays at hand, as in a run of many steps."""
+    gc.collect()
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
+def peak_mb(work: Callable[[], T], device: str) -> tuple[T, float | None]:
+    """What one call returns, and its peak memory above what was resident before; parameters and their gradients are not in it. None where
+    it cannot be read. Not for timing: on a CPU all free memory goes back to the system first, and is faulted in again."""
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
+        result = work()
         torch.cuda.synchronize()
-        return Cost(start.elapsed_time(end) / 1e3, (torch.cuda.max_memory_allocated() - before) / 2**20)
+        return result, (torch.cuda.max_memory_allocated() - before) / 2**20
     resident = reset_peak()
-    begin = time.process_time()
-    work()
-    seconds = time.process_time() - begin
+    result = work()
     peak = process_mb("VmHWM")
-    return Cost(seconds, None if resident is None or peak is None else peak - resident)
+    return result, None if resident is None or peak is None else peak - resident
 
 
 def reset_peak() -> float | None:
@@ -62,4 +69,4 @@ def gemm_rate(device: str, dtype: torch.dtype) -> float:
     """FLOP/s of a square product, the best of several: the machine's peak as one can get it here and now."""
     side = 8192 if device == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / min(cost(lambda: a @ b, device).seconds for _ in range(6))
+    return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(6))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mmrl.bench.measure import Cost, cost
+from mmrl.bench.measure import peak_mb, seconds
 from mmrl.bench.report import write_bench
 from mmrl.bench.shapes import SHAPES, random_policy, random_prompt
 from mmrl.engines.hf import MERGE_ON, HFEngine
@@ -68,12 +68,13 @@ def run(
     }
     likeliest = ours(0.0)[0]
     theirs = _generate(policy, prompt, 1, 1, tokens, False)[0]
-    costs: dict[str, list[Cost]] = {name: [] for name in arms}
+    peaks = {name: peak_mb(arm, device)[1] for name, arm in arms.items()}
+    costs: dict[str, list[float]] = {name: [] for name in arms}
     for n in range(rounds):
         for name, arm in arms.items():
-            costs[name].append(cost(arm, device))
-            say(f"  round {n + 1}: {name} {costs[name][-1].seconds:.2f} s, {costs[name][-1].peak_mb or 0:.0f} MB")
-    median = {name: statistics.median(c.seconds for c in of) for name, of in costs.items()}
+            costs[name].append(seconds(arm, device))
+            say(f"  round {n + 1}: {name} {costs[name][-1]:.2f} s")
+    median = {name: statistics.median(of) for name, of in costs.items()}
     return {
         "model_size": size, "prompt": prompt_tokens, "num_generations": num_generations, "tokens": tokens, "rounds": rounds,
         "dtype": str(dtype).removeprefix("torch."), "rows_are_merged": device in MERGE_ON,
@@ -81,7 +82,7 @@ def run(
         "speedup": round(median["copies"] / median["shared"], 2),
         "speedup_over_num_return_sequences": round(median["num_return_sequences"] / median["shared"], 2),
         "seconds": {name: round(value, 3) for name, value in median.items()},
-        "peak_mb": {name: round(max(c.peak_mb or 0 for c in of)) for name, of in costs.items()},
+        "peak_mb": {name: None if value is None else round(value) for name, value in peaks.items()},
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ import torch
 
 from mmrl import __version__
 from mmrl.bench.arms import concatenated
-from mmrl.bench.measure import cost, process_mb, reset_peak
+from mmrl.bench.measure import peak_mb, process_mb, reset_peak, seconds
 from mmrl.loop.collect import Collected
 from mmrl.loop.update import Passes, TokenMeans, accumulate, row_of
 from mmrl.recipe import load_recipe
@@ -159,8 +159,8 @@ def _concatenated(trainer: Trainer, steps: int) -> dict[str, Any]:
         concatenated(trainer.policy, rows, coefficients)
         trainer.optimizer.step(trainer.recipe.optim.learning_rate, trainer.recipe.update.max_grad_norm)
 
-    costs = [cost(update, "cpu") for _ in range(steps)]
-    return {"update": [c.seconds for c in costs], "peak_above_start_mb": max(c.peak_mb or 0.0 for c in costs)}
+    _, peak = peak_mb(update, "cpu")
+    return {"update": [seconds(update, "cpu") for _ in range(steps)], "peak_above_start_mb": peak or 0.0}
 
 
 if __name__ == "__main__":

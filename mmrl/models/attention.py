@@ -25,13 +25,14 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mmrl.errors import RecipeError
+from mmrl.models.flex import flex_stream_attention
 from mmrl.models.spans import SpanKernel, Spans, flash_on_cpu, plain
 from mmrl.models.varlen import package_flash, torch_flash
 
 PREFIX = "mmrl_over_"
 CHOICE = "MMRL_ATTENTION_KERNEL"
-"""Environment variable: flash-attn, torch or plain, the kernel of streams on CUDA. Not set: flash-attn if it is installed, else torch's
-own; plain, which holds all scores, for float32, which they do not take. A CPU has one kernel."""
+"""Environment variable: flash-attn, torch, flex or plain, the kernel of streams on CUDA. Not set: flash-attn if it is installed, else
+torch's own; for float32, which they do not take, FlexAttention. plain holds all scores. A CPU has one kernel."""
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ def stream_attention(
 ) -> Float[Tensor, "t h d"]:
     """Softmax attention of every query over its own span (causal) and its cross span together. Each of the H query heads reads key head
     h // (H / Hk). `cross.queries` are rows of q, `cross.keys` rows of the prefix. Differentiable once in all five tensors."""
+    if wants_flex(q):
+        return flex_stream_attention(q, k, v, prefix_k, prefix_v, own, cross, scale)
     return _StreamAttention.apply(q, k, v, prefix_k, prefix_v, own, cross, scale)
 
 
@@ -159,18 +162,28 @@ class _StreamAttention(torch.autograd.Function):
 
 def kernel_for(q: Tensor) -> SpanKernel:
     """The kernel for tensors like `q`."""
+    if not has_flash(q):
+        return plain()
     if q.device.type == "cpu":
         return flash_on_cpu()
-    if q.device.type != "cuda" or q.dtype.itemsize > 2:
-        return plain()
     return _cuda_kernel(os.environ.get(CHOICE, ""))
+
+
+def wants_flex(q: Tensor) -> bool:
+    """Whether FlexAttention is to take tensors like `q`."""
+    return q.is_cuda and q.dtype != torch.float64 and os.environ.get(CHOICE, "flex" if q.dtype == torch.float32 else "") == "flex"
+
+
+def has_flash(q: Tensor) -> bool:
+    """Whether there is a kernel for tensors like `q` that does not hold their scores."""
+    return q.device.type == "cpu" or (q.device.type == "cuda" and q.dtype.itemsize <= 2)
 
 
 @functools.cache
 def _cuda_kernel(choice: str) -> SpanKernel:
     makers = {"flash-attn": package_flash, "torch": torch_flash, "plain": plain}
     if choice not in ("", *makers):
-        raise RecipeError(f"{CHOICE}: got {choice!r}; set it to one of {', '.join(makers)}, or not at all")
+        raise RecipeError(f"{CHOICE}: got {choice!r}; set it to one of flex, {', '.join(makers)}, or not at all")
     for name in [choice] if choice else makers:
         kernel = makers[name]()
         if kernel is not None:

@@ -18,6 +18,7 @@ from mmrl.models.patches import project_patches
 from mmrl.models.positions import VisionLayout
 from mmrl.models.spans import Spans
 from mmrl.models.stream import Lines, Prefixes, Segments, stack_media
+from mmrl.models.windows import take_windows
 from mmrl.types import Prompt
 
 SUPPORTED_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
@@ -46,6 +47,7 @@ class Policy(nn.Module):
         base = self.base
         self.layout = VisionLayout.of(base.config)
         project_patches(base.model.visual)
+        take_windows(base.model.visual)
         self.can_share = take_streams(base.model.language_model)
         """Whether its attention takes streams of ours; if not, only lines can be forwarded."""
         self.register_buffer("banned_ids", torch.tensor([self.layout.image_token_id, self.layout.video_token_id]), persistent=False)

@@ -7,6 +7,7 @@ from mmrl.bench.shapes import random_policy, random_prompt, random_rows
 from mmrl.head import chunked_logps_entropy
 from mmrl.models import attention
 from mmrl.models.attention import stream_attention
+from mmrl.models.flex import flex_stream_attention
 from mmrl.models.forward import GroupForward
 from mmrl.models.spans import Spans, plain, spans_of
 from mmrl.models.varlen import package_flash, torch_flash
@@ -19,6 +20,7 @@ LENGTHS, SEGMENTS = [37, 900, 64], [[11, 300, 20], [1, 64], [5]]
 
 def attended(kernel, monkeypatch, dtype):
     monkeypatch.setattr(attention, "kernel_for", lambda q: kernel)
+    monkeypatch.setattr(attention, "wants_flex", lambda q: False)
     generator = torch.Generator().manual_seed(0)
     tokens = [sum(group) for group in SEGMENTS]
     sizes = [(sum(tokens), 8, 128), *[(sum(tokens), 2, 128)] * 2, *[(sum(LENGTHS), 2, 128)] * 2]
@@ -39,6 +41,14 @@ def test_variable_length_kernels(make, monkeypatch):
     rounded = attended(plain(), monkeypatch, torch.bfloat16)
     for came, other, true in zip(attended(kernel, monkeypatch, torch.bfloat16), rounded, exact, strict=True):
         assert (came.float() - true).norm() < 2 * (other.float() - true).norm() + 1e-3 * true.norm()
+
+
+def test_flex_attention(monkeypatch):
+    """What takes float32 on CUDA, compiled, with its backward."""
+    expected = attended(plain(), monkeypatch, torch.float32)
+    monkeypatch.setitem(globals(), "stream_attention", flex_stream_attention)
+    for came, true in zip(attended(plain(), monkeypatch, torch.float32), expected, strict=True):
+        assert (came - true).norm() < 5e-3 * true.norm()  # Triton's products of float32 may be TF32
 
 
 def test_head_on_cuda_against_full_logits():

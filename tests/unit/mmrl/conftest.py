@@ -10,6 +10,7 @@ from mmrl.models.policy import Policy
 from mmrl.models.positions import VisionLayout
 from mmrl.models.processor import PromptMaker
 from mmrl.models.quiet import quiet_transformers
+from mmrl.models.windows import own_attention, take_windows
 from mmrl.types import Media, Prompt, Task
 
 SHAPE = tiny.TinyShape(
@@ -123,7 +124,9 @@ def naive_logps():
         kinds[full == policy.layout.image_token_id] = 1
         kinds[full == policy.layout.video_token_id] = 2
         given = {} if positions is None else {"position_ids": torch.from_numpy(positions)[:, None]}
+        own_attention(policy.base.model.visual)
         out = policy.base(input_ids=full, attention_mask=torch.ones_like(full), mm_token_type_ids=kinds, use_cache=False, **media, **given)
+        take_windows(policy.base.model.visual)
         logits = out.logits[0, len(prompt.ids) - 1 : -1] / temperature
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = logits.index_fill(1, policy.banned_ids, -torch.inf)

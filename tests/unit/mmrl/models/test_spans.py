@@ -1,13 +1,15 @@
 """Attention of packed spans against a plain softmax with one dense mask."""
 
+import gc
 from itertools import pairwise
 
 import pytest
 import torch
 
 from mmrl.errors import RecipeError
-from mmrl.models import attention
+from mmrl.models import attention, flex
 from mmrl.models.attention import stream_attention
+from mmrl.models.flex import flex_stream_attention
 from mmrl.models.spans import BlockKernel, Spans, flash_on_cpu, plain, spans_of
 from mmrl.models.varlen import VarlenKernel
 
@@ -106,6 +108,34 @@ def test_two_calls_merged_are_one_softmax(monkeypatch, case, kernel, dtype, tole
         torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_flex_attention_is_one_softmax(case):
+    """Forward only: it has no backward on a CPU. tests/gpu has both."""
+    inputs, scale = [x.detach() for x in tensors(case, torch.float64)], 0.3
+    came = flex_stream_attention(*inputs, *spans(case), scale)
+    torch.testing.assert_close(came, dense(case, *inputs, scale), atol=1e-12, rtol=0)
+
+
+def test_flex_attention_of_rows_alone():
+    """A prefix is read without another; a vision tower's windows are not causal. Rows of no span come out as 0, as from the others."""
+    q, k, v = (torch.randn(9, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    for spans in (Spans.causal([4, 5], CPU), Spans(((0, 3), (3, 7)), ((0, 3), (3, 7)), False, CPU)):
+        expected = plain().forward(q, k, v, spans, 0.3)[0]
+        torch.testing.assert_close(flex_stream_attention(q, k, v, None, None, spans, None, 0.3), expected, atol=1e-13, rtol=0)
+
+
+def test_masks_leave_with_their_spans():
+    q = torch.randn(4, 1, 16)
+    own = Spans.causal([4], CPU)
+    gc.collect()
+    before = len(flex._masks)
+    flex_stream_attention(q, q, q, None, None, own, None, 1.0)
+    assert len(flex._masks) == before + 1
+    del own
+    gc.collect()
+    assert len(flex._masks) == before
+
+
 def test_spans_of_about_one_length_share_a_block():
     """Few calls: widths are rounded up by a quarter at most."""
     own = Spans.causal([17, 18, 20, 19, 33, 40], CPU)
@@ -118,5 +148,5 @@ def test_kernel_of_a_device(monkeypatch):
     assert names == ["flash_on_cpu", "plain"]
     assert isinstance(attention._cuda_kernel("torch"), VarlenKernel)
     assert isinstance(attention._cuda_kernel("plain"), BlockKernel)
-    with pytest.raises(RecipeError, match="MMRL_ATTENTION_KERNEL: got 'flash'; set it to one of flash-attn, torch, plain"):
+    with pytest.raises(RecipeError, match="MMRL_ATTENTION_KERNEL: got 'flash'; set it to one of flex, flash-attn, torch, plain"):
         attention._cuda_kernel("flash")
