@@ -88,9 +88,10 @@ def tiny(
     steps: Annotated[int | None, typer.Option(min=0, help="Steps of supervised warm-up; 0 = random weights.")] = None,
 ) -> None:
     """Build the embedded tiny model in a folder of its own; prints the folder. (`path: tiny` in a recipe does this by itself, once.)"""
-    from mmrl.tiny import Made, WarmUp, build_tiny
+    from mmrl.tiny import Made, build_tiny
+    from mmrl.tiny_lessons import MazeLessons
 
-    typer.echo(build_tiny(out, Made() if steps is None else Made(warm_up=WarmUp(steps=steps))))
+    typer.echo(build_tiny(out, Made() if steps is None else Made(lessons=MazeLessons(steps=steps))))
 
 
 @tasks_app.command()

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from mmrl.recipe import Recipe
 
 
+EMBEDDED_MODELS = ("tiny",)
+"""Names that a recipe may give in place of a model's folder; `mmrl.tiny` makes them."""
+
+
 def check_together(recipe: Recipe, checker: Checker) -> None:
     """Adds a problem to `checker` for each contradiction in a recipe whose keys are fine one by one."""
     _check_paths(recipe, checker)
@@ -22,7 +26,7 @@ def check_together(recipe: Recipe, checker: Checker) -> None:
 
 def _check_paths(recipe: Recipe, checker: Checker) -> None:
     for name, path in (("path", recipe.model.path), ("reference", recipe.model.reference)):
-        if path is not None and path != "tiny" and not _is_model(path):
+        if path is not None and path not in EMBEDDED_MODELS and not _is_model(path):
             is_folder = Path(path).expanduser().is_dir()
             problem = "the folder has no config.json" if is_folder else "no such folder, and no hub id owner/name"
             checker.problem(f"model.{name}", f"got {path!r}; {problem}")

@@ -17,6 +17,7 @@ from mmrl.errors import RecipeError
 from mmrl.models.policy import SUPPORTED_TYPES, Policy
 from mmrl.models.quiet import quiet_transformers
 from mmrl.recipe import LoraSection, ModelSection
+from mmrl.recipe_rules import EMBEDDED_MODELS
 
 
 def load_policy(section: ModelSection, device: torch.device | str = "cpu") -> tuple[Policy, Any]:
@@ -60,11 +61,11 @@ def reference_mode(policy: Policy, reference: Policy | None) -> Iterator[Policy]
 
 
 def model_path(path: str) -> str:
-    """A folder or hub id as it is; "tiny" becomes the folder of the embedded model, made first if need be."""
-    if path == "tiny":
+    """A folder or hub id as it is; the name of an embedded model becomes its folder, made first if need be."""
+    if path in EMBEDDED_MODELS:
         from mmrl.tiny import tiny_folder
 
-        return str(tiny_folder())
+        return str(tiny_folder(path))
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 

@@ -6,6 +6,7 @@ import pytest
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model with random weights."""
-    from mmrl.tiny import Made, WarmUp, build_tiny
+    from mmrl.tiny import Made, build_tiny
+    from mmrl.tiny_lessons import MazeLessons
 
-    return build_tiny(tmp_path_factory.mktemp("model"), Made(warm_up=WarmUp(steps=0)))
+    return build_tiny(tmp_path_factory.mktemp("model"), Made(lessons=MazeLessons(steps=0)))

@@ -1,0 +1,110 @@
+"""What the embedded models are taught by supervision before any reward: enough to see and to answer in form, and no more."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from data_pipelines.tasks.maze import MazeTasks
+from mmrl.seeding import stream
+from mmrl.types import Task
+
+SYSTEM = "Maze."
+QUESTION = "Go from O to T."
+"""The mazes' whole prompt; recipes that start from the tiny model ask the same."""
+WALK = "Walk about."
+MOVES = {(-1, 0): "<|up|>", (1, 0): "<|down|>", (0, -1): "<|left|>", (0, 1): "<|right|>"}
+SEED = 63
+"""Task seed of all lessons; runs with another seed modulo 64 share no maze and no clip with them."""
+
+Lesson = tuple[Task, Sequence[str]]
+"""A task, and the completions shown for it, without the end token."""
+
+
+class Lessons(Protocol):
+    """A course of supervised steps."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def warmup_steps(self) -> int: ...
+
+    def step(self, number: int) -> Iterator[Lesson]: ...
+
+    def made_of(self) -> str:
+        """What the lessons depend on beside the class and its fields."""
+        ...
+
+
+@dataclass(frozen=True)
+class MazeLessons:
+    """Easy mazes. The pupil learns to see, to solve mazes of one and two moves, and, asked otherwise, to walk about
+    by the rules in any maze. It is never shown the way in a maze of three moves or more: that is left to rewards."""
+
+    steps: int = 800
+    batch_size: int = 48
+    """Mazes a step."""
+    moves: str = "1-2"
+    """Moves to T in the mazes whose solution is shown."""
+    turns: str = "0-1"
+    doubt: float = 0.12
+    """Share of those in which a random walk is shown instead, so that the pupil is not too sure to ever try something else."""
+    walk_share: float = 1 / 3
+    """Share of the mazes that are shown with WALK in place of QUESTION, whatever their moves."""
+    walks: int = 3
+    """Random walks shown in each of these."""
+    longest_walk: int = 5
+    """A random walk has one to this many moves."""
+    learning_rate: float = 3e-3
+    warmup_steps: int = 40
+    side: int = 5
+
+    def step(self, number: int) -> Iterator[Lesson]:
+        """`batch_size` mazes; those to walk about in come last."""
+        walked = int(self.batch_size * self.walk_share)
+        for source, count, walks in ((self._to_solve, self.batch_size - walked, False), (self._to_walk, walked, True)):
+            for task in (source.task(source.key(number * count + i)) for i in range(count)):
+                yield task, [f"<think></think>{moves}" for moves in self._shown(task, walks)]
+
+    def made_of(self) -> str:
+        return repr((self._to_solve, self._to_walk, MazeTasks.version)) + inspect.getsource(random_walk)
+
+    @cached_property
+    def _to_solve(self) -> MazeTasks:
+        return MazeTasks("train", SEED, self.side, self.side, self.moves, self.turns, system=SYSTEM, question=QUESTION)
+
+    @cached_property
+    def _to_walk(self) -> MazeTasks:
+        return MazeTasks("train", SEED, self.side, self.side, "1-6", "0-4", system=SYSTEM, question=WALK)
+
+    def _shown(self, task: Task, walks: bool) -> list[str]:
+        """Moves of each demonstration of a maze: random walks, or its solution, in some mazes one walk instead."""
+        if walks:
+            return [random_walk(task, self.longest_walk, n) for n in range(self.walks)]
+        is_doubted = stream(task.id, "doubt").random() < self.doubt
+        return [random_walk(task, self.longest_walk, 0) if is_doubted else task.solution]
+
+
+def random_walk(task: Task, longest: int, number: int) -> str:
+    """A legal walk from the start as move tokens, of 1 to `longest` moves, never straight back; it ends early in a dead end."""
+    neighbours: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for a, b in task.meta["openings"]:
+        neighbours.setdefault(tuple(a), []).append(tuple(b))
+        neighbours.setdefault(tuple(b), []).append(tuple(a))
+    rng = stream(task.id, "walk", number)
+    here, before, moves = tuple(task.meta["start"]), None, ""
+    for _ in range(rng.integers(1, longest + 1)):
+        onward = [cell for cell in sorted(neighbours[here]) if cell != before]
+        if not onward:
+            break
+        there = onward[rng.integers(len(onward))]
+        moves += MOVES[there[0] - here[0], there[1] - here[1]]
+        before, here = here, there
+    return moves
