@@ -133,7 +133,7 @@ def bench_group_forward(
     num_generations: Annotated[list[int], typer.Option(min=2, help="Completions of the prompt; may be repeated.")] = [8],  # noqa: B006
     model_size: Annotated[str, typer.Option(help="small, proportions-7b, 3b or 7b: sizes of a Qwen2.5-VL with random weights.")] = "small",
     arms: Annotated[str, typer.Option(help="Which ways, of naive, vision_once, concatenated, shared.")] = "naive,vision_once,shared",
-    rounds: Annotated[int, typer.Option(min=1, help="The ways take turns this often.")] = 3,
+    rounds: Annotated[int, typer.Option(min=0, help="The ways take turns this often; 0 = a first step each is all.")] = 3,
     max_tokens_per_stream: Annotated[int, typer.Option(min=1)] = 512,
     view: Annotated[bool, typer.Option("--view", help="Also a step with a second view of the prompt, without gradient.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,

@@ -64,7 +64,8 @@ def run(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """One point: medians of `rounds` rounds in which the arms take turns, and ratios to the naive arm if it is one of them. A first step of
-    every arm, not timed, gives its peak memory and how far its log-probabilities and gradients are from the naive arm's."""
+    every arm gives its peak memory and how far its log-probabilities and gradients are from the naive arm's; its time, with all memory
+    faulted in anew, counts only if there are no rounds."""
     policy = random_policy(size, device, dtype)
     prompt = random_prompt(policy, prompt_tokens)
     rows = random_rows(policy, prompt, [completion] * num_generations)
@@ -75,11 +76,11 @@ def run(
     chosen = {name: chosen[name] for name in names}
     for p in policy.parameters():
         p.grad = torch.zeros_like(p)
-    found, peaks = _first_steps(policy, chosen, rows, coefficients)
+    found, peaks, took = _first_steps(policy, chosen, rows, coefficients)
     errors = {name: _difference(result, found["naive"]) for name, result in found.items()} if "naive" in found else {}
     del found
     for name in chosen:
-        say(f"  {name}: {peaks[name] or 0:.0f} MB, largest difference to naive {errors.get(name)}")
+        say(f"  {name}: first step {took[name]:.2f} s, {peaks[name] or 0:.0f} MB, largest difference to naive {errors.get(name)}")
 
     def step(arm: arms.Arm) -> None:
         policy.zero_grad(set_to_none=False)
@@ -107,7 +108,7 @@ def run(
         works[f"forward {name}"] = lambda arm=arm: forward(arm)
     if with_view:
         works["step with a view"] = with_a_view
-    costs: dict[str, list[float]] = {name: [] for name in works}
+    costs = {name: list[float]() for name in works} if rounds else {f"step {name}": [took[name]] for name in chosen}
     rates = []
     for n in range(rounds):
         rates.append(gemm_rate(device, dtype))
@@ -141,9 +142,10 @@ def _result(
         out |= {
             "speedup_step": round(statistics.median(ratios), 2),
             "speedup_step_range": [round(min(ratios), 2), round(max(ratios), 2)],
-            "speedup_forward": round(median["forward naive"] / median["forward shared"], 2),
             "memory_ratio": round(peaks["shared"] / peaks["naive"], 3) if peaks["shared"] and peaks["naive"] else None,
         }
+    if "forward naive" in median:
+        out["speedup_forward"] = round(median["forward naive"] / median["forward shared"], 2)
     if "step with a view" in median:
         out["view_ratio"] = round(median["step with a view"] / median["step shared"], 2)
     return out
@@ -163,15 +165,19 @@ Found = tuple[Tensor, dict[str, Tensor]]
 
 def _first_steps(
     policy: Policy, chosen: Mapping[str, arms.Arm], rows: list[Row], coefficients: list[Tensor]
-) -> tuple[dict[str, Found], dict[str, float | None]]:
-    """What every arm finds, and its peak memory in MB."""
+) -> tuple[dict[str, Found], dict[str, float | None], dict[str, float]]:
+    """What every arm finds, its peak memory in MB, and its seconds."""
     found: dict[str, Found] = {}
     peaks: dict[str, float | None] = {}
+    took: dict[str, float] = {}
+    device = policy.device.type
     for name, arm in chosen.items():
         policy.zero_grad(set_to_none=False)
-        logps, peaks[name] = peak_mb(lambda arm=arm: arm(policy, rows, coefficients), str(policy.device.type))
-        found[name] = (logps.cpu(), {key: p.grad.to("cpu", copy=True) for key, p in policy.named_parameters() if p.grad is not None})
-    return found, peaks
+        logps: list[Tensor] = []
+        step = lambda arm=arm, logps=logps: logps.append(arm(policy, rows, coefficients))  # noqa: E731
+        took[name], peaks[name] = peak_mb(lambda step=step: seconds(step, device), device)
+        found[name] = (logps[0].cpu(), {key: p.grad.to("cpu", copy=True) for key, p in policy.named_parameters() if p.grad is not None})
+    return found, peaks, took
 
 
 def _difference(one: Found, other: Found) -> dict[str, float]:
