@@ -1,0 +1,1 @@
+"""Video files: which frames, what size, and the frames themselves."""
