@@ -33,14 +33,15 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=1, allow_nan=False).encode())
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Whole or not at all: written beside its place, synced, renamed."""
+def write_whole(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Whole or not at all: written beside its place, synced, renamed. Without `sync` a power cut may leave an empty file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     part.rename(path)
 
 
@@ -145,14 +146,14 @@ def _save_frame(run: Path, frame: np.ndarray, exact: bool) -> str:
     """The path of a picture that goes by its content: a PNG, or unless `exact` a small JPEG."""
     key = hashlib.sha256(frame.tobytes() + str(frame.shape).encode()).hexdigest()[:24]
     name = f"rollouts/media/{key}.{'png' if exact else 'jpg'}"
-    if not (run / name).exists():
+    if not (run / name).exists() or not (run / name).stat().st_size:
         image, buffer = Image.fromarray(frame), io.BytesIO()
         if exact:
             image.save(buffer, "PNG")
         else:
             image.thumbnail((FRAME_SIDE, FRAME_SIDE))
             image.save(buffer, "JPEG", quality=85)
-        write_whole(run / name, buffer.getvalue())
+        write_whole(run / name, buffer.getvalue(), sync=False)  # thousands a step, milliseconds each; an empty one is written again
     return name
 
 

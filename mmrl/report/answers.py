@@ -61,7 +61,7 @@ def _span(truth: Mapping[str, Any], answer: str) -> dict[str, Any]:
 
 def _counts(truth: Mapping[str, Any], answer: str) -> dict[str, Any]:
     counts, wanted = read_counts(answer), len(truth["counts"])
-    return {"counts": list(counts)} if len(counts) == wanted else {"invalid": f"{len(counts)} numbers, not {wanted}"}
+    return {"counts": list(counts)} if len(counts) == wanted else {"invalid": f"{len(counts) or 'no'} numbers, not {wanted}"}
 
 
 def _order(truth: Mapping[str, Any], answer: str) -> dict[str, Any]:

@@ -68,6 +68,9 @@ def test_pictures_and_frames_are_saved_once_and_as_they_were(tmp_path):
     for path, frame in zip(saved["videos"][0]["frames"], frames, strict=True):
         assert np.array_equal(np.asarray(Image.open(tmp_path / path)), frame)
     assert len(list((tmp_path / "rollouts" / "media").iterdir())) == 2
+    (tmp_path / saved["images"][0]).write_bytes(b"")  # what a power cut can leave
+    save_media(tmp_path, media)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / saved["images"][0])), frames[0])
 
 
 def test_large_frames_of_a_clip_are_shrunk_and_pictures_are_not(tmp_path):
