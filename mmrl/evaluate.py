@@ -18,7 +18,7 @@ from rich.console import Console
 from mmrl.checkpoint import latest_checkpoint, verify
 from mmrl.errors import RecipeError, TaskError
 from mmrl.loop.score import WeightedReward, score
-from mmrl.metrics import save_picture, write_json
+from mmrl.metrics import save_media, write_json
 from mmrl.models.load import load_policy
 from mmrl.models.processor import PromptMaker
 from mmrl.protocols import Reward, RolloutEngine, Sampling, TaskSource
@@ -67,7 +67,9 @@ def evaluate(
         for item in score(sampled, [WeightedReward(success, 1.0, "success")]):
             rates.append(item.rewards >= 1)
             wanted = run is not None and len(groups) < EXAMPLES
-            groups.append(item.group if wanted else replace(item.group, rollouts=()))
+            groups.append(
+                item.group if wanted else Group(replace(item.group.task, media=()), ())
+            )  # all clips at once would fill the memory
         for item in score(sampled, others) if others else ():
             for name, parts in item.parts.items():
                 values[name].append(parts)
@@ -157,10 +159,9 @@ def _table(
 
 def _example(run: Path, group: Group, solved: np.ndarray) -> dict[str, Any]:
     task = group.task
-    images = [path for media in task.media for path in save_picture(run, media)]
     return {
         "task_id": task.id, "meta": dict(task.meta), "solution": task.solution, "completion": group.rollouts[0].completion.text,
-        "success": float(solved[0]), "image": images[0] if images else None,
+        "success": float(solved[0]), **save_media(run, task.media),
     }  # fmt: skip
 
 

@@ -33,14 +33,15 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=1, allow_nan=False).encode())
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Whole or not at all: written beside its place, synced, renamed."""
+def write_whole(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Whole or not at all: written beside its place, synced, renamed. Without `sync` a power cut may leave an empty file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     part.rename(path)
 
 
@@ -119,17 +120,41 @@ def source_commit() -> str | None:
     return head + ("+" if status.strip() else "")
 
 
-def save_picture(run: Path, media: Media) -> list[str]:
-    """Writes each frame once as PNG under rollouts/media and returns the paths, relative to the run folder."""
-    paths = []
-    for frame in media.frames:
-        name = f"rollouts/media/{hashlib.sha256(frame.tobytes() + str(frame.shape).encode()).hexdigest()[:24]}.png"
-        if not (run / name).exists():
-            buffer = io.BytesIO()
-            Image.fromarray(frame).save(buffer, format="PNG")
-            write_whole(run / name, buffer.getvalue())
-        paths.append(name)
-    return paths
+EXACT_PIXELS = 128 * 128
+"""A video frame of up to this many pixels is kept as it was; a larger one as a JPEG of at most FRAME_SIDE pixels a side."""
+FRAME_SIDE = 256
+
+
+def save_media(run: Path, media: Sequence[Media]) -> dict[str, Any]:
+    """Writes what a task shows under rollouts/media, a picture or frame that is there already not again, and returns where it is.
+
+    "images": paths relative to the run folder, PNGs as they were. "videos": an object a clip, "frames" (paths) and "timestamps_s". A step
+    can show thousands of frames, so large ones are shrunk: they are for looking at.
+    """
+    images, videos = [], []
+    for item in media:
+        if item.timestamps_s is None:
+            images += [_save_frame(run, frame, True) for frame in item.frames]
+        else:
+            exact = item.frames[0, :, :, 0].size <= EXACT_PIXELS
+            frames = [_save_frame(run, frame, exact) for frame in item.frames]
+            videos.append({"frames": frames, "timestamps_s": [float(second) for second in item.timestamps_s]})
+    return {"images": images, "videos": videos}
+
+
+def _save_frame(run: Path, frame: np.ndarray, exact: bool) -> str:
+    """The path of a picture that goes by its content: a PNG, or unless `exact` a small JPEG."""
+    key = hashlib.sha256(frame.tobytes() + str(frame.shape).encode()).hexdigest()[:24]
+    name = f"rollouts/media/{key}.{'png' if exact else 'jpg'}"
+    if not (run / name).exists() or not (run / name).stat().st_size:
+        image, buffer = Image.fromarray(frame), io.BytesIO()
+        if exact:
+            image.save(buffer, "PNG")
+        else:
+            image.thumbnail((FRAME_SIDE, FRAME_SIDE))
+            image.save(buffer, "JPEG", quality=85)
+        write_whole(run / name, buffer.getvalue(), sync=False)  # thousands a step, milliseconds each; an empty one is written again
+    return name
 
 
 def write_rollouts(
@@ -145,14 +170,15 @@ def write_rollouts(
     rows = []
     for group, solved in zip(scored, success, strict=True):
         task = group.group.task
-        images = [path for media in task.media for path in save_picture(run, media)]
+        shown = {id(rollout.prompt.task.media): rollout.prompt.task.media for rollout in group.group.rollouts}  # an arm may have its own
+        saved = {key: save_media(run, media) for key, media in shown.items()}
         for n, rollout in enumerate(group.group.rollouts):
             completion = rollout.completion
             rows.append(
                 {
                     "step": step, "policy_version": completion.policy_version, "task_id": task.id, "rollout": n, "arm": rollout.arm,
                     "prompt": rollout.prompt.text, "completion": completion.text, "finish": completion.finish, "solution": task.solution,
-                    "meta": json.dumps(dict(task.meta)), "images": images, "reward": float(group.rewards[n]),
+                    "meta": json.dumps(dict(task.meta)), "reward": float(group.rewards[n]), **saved[id(rollout.prompt.task.media)],
                     "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}), "advantage": advantages.get(id(rollout), 0.0),
                     "success": float(solved[n]), "tokens": [tokenizer.decode([i]) for i in completion.ids],
                     "sampling_logps": completion.sampling_logps.tolist(),
@@ -162,11 +188,13 @@ def write_rollouts(
     path = run / "rollouts" / f"step-{step:06d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     floats = pa.list_(pa.float32())
+    clip = pa.struct([("frames", pa.list_(pa.string())), ("timestamps_s", pa.list_(pa.float64()))])
     schema = pa.schema(
         [("step", pa.int64()), ("policy_version", pa.int64()), ("task_id", pa.string()), ("rollout", pa.int64()), ("arm", pa.string()),
          ("prompt", pa.string()), ("completion", pa.string()), ("finish", pa.string()), ("solution", pa.string()), ("meta", pa.string()),
-         ("images", pa.list_(pa.string())), ("reward", pa.float32()), ("parts", pa.string()), ("advantage", pa.float32()),
-         ("success", pa.float32()), ("tokens", pa.list_(pa.string())), ("sampling_logps", floats), ("logps", floats), ("entropy", floats)]
+         ("images", pa.list_(pa.string())), ("videos", pa.list_(clip)), ("reward", pa.float32()), ("parts", pa.string()),
+         ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())), ("sampling_logps", floats),
+         ("logps", floats), ("entropy", floats)]
     )  # fmt: skip
     part = path.with_name(f".{path.name}.part")
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)

@@ -65,6 +65,9 @@ function rolloutRow(group, rollout) {
   if (rollout.arm !== "plain") chips.append(chip(`arm ${rollout.arm}`, "arm"));
   if (rollout.tokens.length) chips.append(html("span", { class: "pair" }, `${rollout.tokens.length} tokens`));
 
+  const told = answerChip(group.truth, rollout.answer);
+  if (told) chips.append(told);
+
   const body = html("div", { class: "body" }, chips);
   if (rollout.tokens.length) {
     const { box, spans } = tokenText(rollout);
@@ -76,8 +79,9 @@ function rolloutRow(group, rollout) {
     body.append(html("div", { class: "text", tabindex: "0" }, rollout.text ?? ""));
   }
   if (rollout.prompt !== undefined) body.append(html("details", {}, html("summary", {}, "its own prompt"), html("pre", {}, rollout.prompt)));
+  if (rollout.films) body.append(html("details", {}, html("summary", {}, "its own frames"), stage({ films: rollout.films }, [])));
   const images = rollout.images ?? group.images;
-  const own = group.maze ? mazeView(group.maze, images[0], [rollout], `path of rollout ${rollout.index}`) : rollout.images ? html("div", { class: "pictures" }, ...rollout.images.map(photo)) : null;
+  const own = group.maze ? mazeView(group.maze, images[0], [rollout], `path of rollout ${rollout.index}`) : rollout.images?.length ? html("div", { class: "pictures" }, ...rollout.images.map(photo)) : null;
   return html("li", { class: `rollout ${outcome(rollout.success)} ${own ? "" : "bare"}`, "data-index": rollout.index }, own, body);
 }
 
@@ -91,9 +95,10 @@ function groupCard(group) {
   side.append(html("p", { class: "solution" }, "solution ", html("code", {}, group.solution)));
   side.append(html("details", {}, html("summary", {}, "prompt"), html("pre", {}, group.prompt)));
   const list = html("ol", { class: "list" }, ...group.rollouts.map((rollout) => rolloutRow(group, rollout)));
-  const card = html("article", { class: "group" }, head, html("div", { class: "columns" }, side, list));
-  // Pointing at a rollout brings its path out of the bundle.
-  const focus = (index) => card.querySelectorAll(".side .path").forEach((path) => path.classList.toggle("dim", index !== null && path.dataset.index !== index));
+  const answers = group.rollouts.map((rollout) => ({ who: `#${rollout.index}`, index: rollout.index, answer: rollout.answer }));
+  const card = html("article", { class: "group" }, head, stage(group, answers), html("div", { class: "columns" }, side, list));
+  // Pointing at a rollout brings its path out of the bundle, its answer out of the others.
+  const focus = (index) => card.querySelectorAll(".side .path, .stage [data-index]").forEach((mark) => mark.classList.toggle("dim", index !== null && mark.dataset.index !== index));
   list.addEventListener("pointerover", (event) => focus(event.target.closest("li")?.dataset.index ?? null));
   list.addEventListener("pointerleave", () => focus(null));
   return card;
@@ -105,7 +110,8 @@ function exampleCard(example) {
     return html("div", { class: `attempt ${outcome(attempt.success)}` }, html("div", { class: "chips" }, html("b", {}, `step ${attempt.step}`), successChip(attempt.success)), view, html("div", { class: "text", tabindex: "0" }, attempt.text));
   });
   const shared = example.maze && example.maze.on_picture ? null : example.images.length ? html("div", { class: "pictures" }, ...example.images.map(photo)) : null;
-  return html("article", { class: "example" }, html("h3", {}, example.task), shared, html("div", { class: "attempts" }, ...attempts), html("p", { class: "solution" }, "solution ", html("code", {}, example.solution)));
+  const answers = example.attempts.map((attempt) => ({ who: `step ${attempt.step}`, answer: attempt.answer }));
+  return html("article", { class: "example" }, html("h3", {}, example.task), shared, stage(example, answers), html("div", { class: "attempts" }, ...attempts), html("p", { class: "solution" }, "solution ", html("code", {}, example.solution)));
 }
 
 // --- filter -------------------------------------------------------------------------------------------------------

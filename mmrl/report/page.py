@@ -24,7 +24,7 @@ EXAMPLE_BYTES = 1_000_000
 EXAMPLES = 24
 """Budgets for the parts that grow with a run; with curves, script and recipe the file stays under 8 MB."""
 
-_SCRIPTS = ("base.js", "curves.js", "picture.js", "groups.js")
+_SCRIPTS = ("base.js", "curves.js", "picture.js", "film.js", "groups.js")
 
 
 def write_report(run: Path) -> Path:

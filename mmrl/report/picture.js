@@ -5,9 +5,40 @@ const ASIDE = { up: [-1, 0], down: [1, 0], left: [0, -1], right: [0, 1] };
 const center = ([row, column], shift) => [(column + 0.5) * CELL + shift, (row + 0.5) * CELL + shift];
 const outcome = (success) => (success === null ? "unknown" : success >= 1 ? "solved" : "failed");
 
-function photo(position) {
-  return html("img", { src: PAGE.pictures[position], alt: "" });
+// A picture that a click enlarges, to be mapped over the positions of pictures that belong together.
+function photo(position, index, all) {
+  const button = html("button", { type: "button", class: "photo", "aria-label": "enlarge" }, html("img", { src: PAGE.pictures[position], alt: "" }));
+  button.addEventListener("click", () => enlarge(all.map((one, n) => ({ position: one, caption: all.length > 1 ? `picture ${n + 1} of ${all.length}` : "" })), index));
+  return button;
 }
+
+// --- one picture, large -------------------------------------------------------------------------------------------
+const viewer = html("dialog", { class: "viewer" });
+document.body.append(viewer);
+let turn = () => {};
+
+// Shows stills[index], [{position, caption}]; the arrow keys and buttons go to its neighbours.
+function enlarge(stills, index) {
+  const image = html("img", { alt: "" }), caption = html("span", { "aria-live": "polite" });
+  const button = (text, label, act) => {
+    const made = html("button", { type: "button", "aria-label": label }, text);
+    made.addEventListener("click", act);
+    return made;
+  };
+  const back = button("‹", "previous", () => turn(-1)), on = button("›", "next", () => turn(1));
+  turn = (by) => {
+    index = Math.min(stills.length - 1, Math.max(0, index + by));
+    image.setAttribute("src", PAGE.pictures[stills[index].position]);
+    caption.textContent = stills[index].caption;
+    back.disabled = index === 0;
+    on.disabled = index === stills.length - 1;
+  };
+  turn(0);
+  viewer.replaceChildren(image, html("p", {}, ...(stills.length > 1 ? [back, on] : []), caption, button("✕", "close", () => viewer.close())));
+  viewer.showModal();
+}
+viewer.addEventListener("keydown", (event) => turn({ ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? 0));
+viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
 
 // One path: the legal part solid, the first illegal step dashed into the wall and crossed. `shift` keeps several paths apart.
 function pathOf(walk, shift, label) {

@@ -9,9 +9,23 @@ from PIL import Image
 
 from mmrl.errors import MediaError
 
-_AS_IT_IS_BYTES = 48 * 1024
-"""A PNG up to this size is embedded untouched; a larger file is shrunk and becomes a JPEG."""
-_LONG_SIDE = 448
+
+@dataclass(frozen=True)
+class Limit:
+    """What a picture may take of the page."""
+
+    as_it_is_bytes: int
+    """A PNG up to this size is embedded untouched; a larger file, or one of another format, is shrunk and becomes a JPEG."""
+    long_side: int
+    """Pixels of the JPEG."""
+    quality: int
+
+
+PICTURE = Limit(as_it_is_bytes=48 * 1024, long_side=448, quality=82)
+FRAME = Limit(as_it_is_bytes=12 * 1024, long_side=224, quality=78)
+"""Of a clip: many of them are shown at once."""
+
+Key = tuple[Path, Limit]
 
 
 @dataclass(frozen=True)
@@ -24,31 +38,32 @@ class Picture:
 
 @dataclass
 class Album:
-    """The page's pictures by file; the page refers to them by their position in `uris`."""
+    """The page's pictures; the page refers to them by their position in `uris`."""
 
     run: Path
     uris: list[str] = field(default_factory=list)
-    _cache: dict[Path, Picture] = field(default_factory=dict)
-    _position: dict[Path, int] = field(default_factory=dict)
+    _cache: dict[Key, Picture] = field(default_factory=dict)
+    _position: dict[str, int] = field(default_factory=dict)
 
-    def look(self, path: str, place: str, *, beside: Path | None = None) -> tuple[Path, Picture]:
-        """The file and its picture, not yet in the page. `path` is relative to `beside` or to the run folder, in this order.
+    def look(self, path: str, place: str, *, beside: Path | None = None, limit: Limit = PICTURE) -> tuple[Key, Picture]:
+        """A picture and the key that `add` takes; not yet in the page. `path` is relative to `beside` or to the run folder, in this order.
         Raises MediaError, naming `place`, for a path that leaves the run folder and a file that is missing or no picture."""
-        file = self._find(path, place, beside)
-        if file not in self._cache:
-            self._cache[file] = _embed(file, place)
-        return file, self._cache[file]
+        key = self._find(path, place, beside), limit
+        if key not in self._cache:
+            self._cache[key] = _embed(*key, place)
+        return key, self._cache[key]
 
-    def new_bytes(self, files: set[Path]) -> int:
+    def new_bytes(self, keys: set[Key]) -> int:
         """What adding these would cost; those already in the page cost nothing."""
-        return sum(len(self._cache[file].uri) for file in files if file not in self._position)
+        return sum(map(len, {self._cache[key].uri for key in keys} - self._position.keys()))
 
-    def add(self, file: Path) -> int:
-        """Position in `uris` of a file that `look` gave."""
-        if file not in self._position:
-            self._position[file] = len(self.uris)
-            self.uris.append(self._cache[file].uri)
-        return self._position[file]
+    def add(self, key: Key) -> int:
+        """Position in `uris` of a picture that `look` gave."""
+        uri = self._cache[key].uri
+        if uri not in self._position:
+            self._position[uri] = len(self.uris)
+            self.uris.append(uri)
+        return self._position[uri]
 
     def _find(self, path: str, place: str, beside: Path | None) -> Path:
         root = self.run.resolve()
@@ -62,17 +77,17 @@ class Album:
         raise MediaError(f"{place}: picture {path!r} is missing from {self.run}; copy the run folder whole, with its media folders")
 
 
-def _embed(file: Path, place: str) -> Picture:
+def _embed(file: Path, limit: Limit, place: str) -> Picture:
     raw = file.read_bytes()
     try:
         with Image.open(io.BytesIO(raw)) as image:
             image.load()
             width, height = image.size
-            if image.format != "PNG" or len(raw) > _AS_IT_IS_BYTES:
+            if image.format != "PNG" or len(raw) > limit.as_it_is_bytes:
                 small = image.convert("RGB")
-                small.thumbnail((_LONG_SIDE, _LONG_SIDE))
+                small.thumbnail((limit.long_side, limit.long_side))
                 buffer = io.BytesIO()
-                small.save(buffer, "JPEG", quality=82)
+                small.save(buffer, "JPEG", quality=limit.quality)
                 return Picture(_data_uri("image/jpeg", buffer.getvalue()), width, height)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports a damaged PNG as any of these.

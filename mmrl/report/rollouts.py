@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrl.errors import MmrlError
-from mmrl.report.pictures import Album, Picture
+from mmrl.report.answers import mark_inside, read_answer, truth_of
+from mmrl.report.films import end_s, films_of
+from mmrl.report.pictures import FRAME, PICTURE, Album, Key, Limit, Picture
 from mmrl.report.run_folder import Evaluation, finite
 from mmrl.report.signals import token_signals
 from mmrl.report.walk import is_maze, walk
@@ -18,8 +20,8 @@ from mmrl.report.walk import is_maze, walk
 CELL_PIXELS = 28
 """A maze picture is this many pixels a cell, without margin; on a picture of another size no path can be drawn."""
 
-_Pictures = dict[str, tuple[Path, Picture]]
-"""Path as the run wrote it -> what `Album.look` gave."""
+_Pictures = dict[tuple[str, Limit], tuple[Key, Picture]]
+"""Path as the run wrote it, and how large it may be -> what `Album.look` gave."""
 
 _REQUIRED = ("step", "task_id", "rollout", "prompt", "completion", "finish", "solution", "meta", "images", "reward", "parts", "advantage")
 
@@ -47,7 +49,7 @@ def embed_groups(files: Sequence[Path], album: Album, budget: int) -> Logged:
         total, rollouts_total = total + len(spans), rollouts_total + table.num_rows
         for begin, end in spans if allowance > 0 else []:
             group, pictures = _group(table.slice(begin, end - begin).to_pylist(), album, f"{files[index]}: row {begin}")
-            cost = _json_bytes(group) + album.new_bytes({file for file, _ in pictures.values()})
+            cost = _json_bytes(group) + album.new_bytes({key for key, _ in pictures.values()})
             if cost > budget:
                 continue
             # A file's first group may overdraw its share: later files pay, so that large groups are spread over the run too.
@@ -71,16 +73,14 @@ def embed_examples(evaluations: Sequence[Evaluation], album: Album, budget: int,
     for task_id in shared[:limit]:
         index, example = by_task[0][task_id]
         place = f"{ends[0].file}: examples.{index}"
-        path = example.get("image")
-        pictures = {path: album.look(path, place, beside=ends[0].file.parent)} if path else {}
-        card = {
-            "task": task_id,
-            "solution": str(example.get("solution", "")),
-            "images": list(pictures),
-            "attempts": [_attempt(examples[task_id][1], end, place) for end, examples in zip(ends, by_task, strict=True)],
-            **_maze(_meta(example.get("meta"), place), pictures),
-        }
-        cost = _json_bytes(card) + album.new_bytes({file for file, _ in pictures.values()})
+        meta = _meta(example.get("meta"), place)
+        solution = str(example.get("solution", ""))
+        shown, pictures = _shown(meta, solution, example, album, place, beside=ends[0].file.parent)
+        attempts = [
+            _attempt(examples[task_id][1], end, meta, shown.get("truth"), place) for end, examples in zip(ends, by_task, strict=True)
+        ]
+        card = {"task": task_id, "solution": solution, "attempts": attempts, **shown}
+        cost = _json_bytes(card) + album.new_bytes({key for key, _ in pictures.values()})
         if spent + cost > budget:
             continue
         spent += cost
@@ -112,20 +112,50 @@ def _spans(table: pa.Table) -> Iterator[tuple[int, int]]:
 
 def _group(rows: list[dict[str, Any]], album: Album, place: str) -> tuple[dict[str, Any], _Pictures]:
     first = rows[0]
-    pictures = {path: album.look(path, place) for row in rows for path in row["images"] or ()}
     meta = _meta(first["meta"], place)
+    shown, pictures = _shown(meta, first["solution"], first, album, place)
     group = {
         "step": first["step"],
         "task": first["task_id"],
         "prompt": first["prompt"],
         "solution": first["solution"],
-        "images": list(first["images"] or ()),
-        "rollouts": [_rollout(row, first, meta, place) for row in rows],
+        "rollouts": [],
+        **shown,
     }
-    return group | _maze(meta, {path: pictures[path] for path in group["images"]}), pictures
+    for row in rows:
+        rollout = _rollout(row, meta, shown.get("truth"), place)
+        if row["prompt"] != first["prompt"]:
+            rollout["prompt"] = row["prompt"]  # an arm with a prompt of its own
+        if _media(row) != _media(first):
+            own, more = _shown(meta, first["solution"], row, album, place)
+            rollout |= {key: own[key] for key in ("images", "films") if key in own}  # or with pictures of its own
+            pictures |= more
+        group["rollouts"].append(rollout)
+    return group, pictures
 
 
-def _rollout(row: Mapping[str, Any], first: Mapping[str, Any], meta: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _media(row: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    return row.get("images") or [], row.get("videos") or []
+
+
+def _shown(
+    meta: Mapping[str, Any], solution: str, row: Mapping[str, Any], album: Album, place: str, *, beside: Path | None = None
+) -> tuple[dict[str, Any], _Pictures]:
+    """What a card shows of its task: "images", "films" if there are clips, "maze" and "truth" where they can be drawn."""
+    images, videos = _media(row)
+    films = films_of(videos, place)
+    wanted = [(path, PICTURE) for path in images] + [(path, FRAME) for film in films for path in film["frames"]]
+    pictures = {(path, limit): album.look(path, place, beside=beside, limit=limit) for path, limit in wanted}
+    shown: dict[str, Any] = {"images": list(images)} | _maze(meta, [pictures[path, PICTURE][1] for path in images])
+    truth = truth_of(meta, solution, end_s(films, meta), place)
+    if truth is not None:
+        shown["truth"] = truth
+        for film in films if truth["kind"] == "grounding" else ():
+            mark_inside(film, truth["spans"])
+    return shown | ({"films": films} if films else {}), pictures
+
+
+def _rollout(row: Mapping[str, Any], meta: Mapping[str, Any], truth: Mapping[str, Any] | None, place: str) -> dict[str, Any]:
     place = f"{place}, rollout {row['rollout']}"
     tokens = list(row.get("tokens") or ())
     parts = _json(row["parts"], f"{place}: parts")
@@ -143,16 +173,15 @@ def _rollout(row: Mapping[str, Any], first: Mapping[str, Any], meta: Mapping[str
     }
     if "".join(tokens) != row["completion"]:
         rollout["text"] = row["completion"]  # tokens alone do not tell it: an end token, or a character cut in two
-    for key in ("prompt", "images"):
-        if row[key] != first[key]:
-            rollout[key] = row[key]  # an arm with a prompt or pictures of its own
-    return rollout | _walked(meta, row["completion"])
+    return rollout | _walked(meta, row["completion"]) | read_answer(truth, row["completion"])
 
 
-def _attempt(example: Mapping[str, Any], end: Evaluation, place: str) -> dict[str, Any]:
+def _attempt(
+    example: Mapping[str, Any], end: Evaluation, meta: Mapping[str, Any], truth: Mapping[str, Any] | None, place: str
+) -> dict[str, Any]:
     completion = str(example.get("completion", ""))
     attempt = {"step": end.step, "text": completion, "success": finite(example.get("success"), f"{place}: success")}
-    return attempt | _walked(_meta(example.get("meta"), place), completion)
+    return attempt | _walked(meta, completion) | read_answer(truth, completion)
 
 
 def _walked(meta: Mapping[str, Any], completion: str) -> dict[str, Any]:
@@ -162,22 +191,24 @@ def _walked(meta: Mapping[str, Any], completion: str) -> dict[str, Any]:
     return {"path": path.cells, "bump": path.bump}
 
 
-def _maze(meta: Mapping[str, Any], pictures: _Pictures) -> dict[str, Any]:
+def _maze(meta: Mapping[str, Any], pictures: Sequence[Picture]) -> dict[str, Any]:
     """Only what drawing needs. `on_picture`: the first picture has the size on which cells can be found; otherwise the page draws the
     maze itself and shows the picture beside it."""
     if not is_maze(meta):
         return {}
-    sizes = [(picture.width, picture.height) for _, picture in pictures.values()]
+    sizes = [(picture.width, picture.height) for picture in pictures]
     on_picture = sizes[:1] == [(meta["cols"] * CELL_PIXELS, meta["rows"] * CELL_PIXELS)]
     return {"maze": {key: meta[key] for key in ("rows", "cols", "openings", "start", "goal")} | {"on_picture": on_picture}}
 
 
 def _with_pictures(card: dict[str, Any], pictures: _Pictures, album: Album) -> dict[str, Any]:
     """The card with picture paths replaced by positions in the album."""
-    position = {path: album.add(file) for path, (file, _) in pictures.items()}
+    position = {path: album.add(key) for path, (key, _) in pictures.items()}
     for holder in (card, *card.get("rollouts", ())):
         if holder.get("images"):
-            holder["images"] = [position[path] for path in holder["images"]]
+            holder["images"] = [position[path, PICTURE] for path in holder["images"]]
+        for film in holder.get("films", ()):
+            film["frames"] = [position[path, FRAME] for path in film["frames"]]
     return card
 
 

@@ -146,7 +146,7 @@ def test_examples_and_their_pictures_are_kept_with_a_run(tmp_path):
     assert path.name == "step-000007.json"
     assert saved["step"] == 7
     assert [example["completion"] for example in saved["examples"]] == ["no", "no", "yes", "yes", "yes", "yes"]
-    assert all((tmp_path / example["image"]).is_file() for example in saved["examples"])
+    assert all((tmp_path / example["images"][0]).is_file() for example in saved["examples"])
 
 
 def test_no_tasks_and_too_large_k_are_refused():

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mmrl.metrics import GroupNumbers, MetricsFile, manifest, rollout_metrics, save_picture, write_json, write_rollouts
+from mmrl.metrics import GroupNumbers, MetricsFile, manifest, rollout_metrics, save_media, write_json, write_rollouts
 from mmrl.types import Completion, Group, Media, Prompt, Rollout, ScoredGroup, Task
 
 NAN = float("nan")
@@ -58,12 +58,28 @@ def test_manifest_says_what_made_the_run():
     assert made["machine"]["cores"] >= 1
 
 
-def test_a_picture_is_saved_once_and_as_it_was(tmp_path):
+def test_pictures_and_frames_are_saved_once_and_as_they_were(tmp_path):
+    """The clip's first frame is the picture, so two files are enough."""
     frames = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
-    paths = save_picture(tmp_path, Media(frames))
-    assert paths == save_picture(tmp_path, Media(frames.copy()))
-    assert all(np.array_equal(np.asarray(Image.open(tmp_path / path)), frame) for path, frame in zip(paths, frames, strict=True))
+    media = (Media(frames[:1]), Media(frames, np.array([0.0, 0.5])))
+    saved = save_media(tmp_path, media)
+    assert saved == save_media(tmp_path, (Media(frames[:1].copy()), media[1]))
+    assert saved["videos"] == [{"frames": [*saved["images"], saved["videos"][0]["frames"][1]], "timestamps_s": [0.0, 0.5]}]
+    for path, frame in zip(saved["videos"][0]["frames"], frames, strict=True):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / path)), frame)
     assert len(list((tmp_path / "rollouts" / "media").iterdir())) == 2
+    (tmp_path / saved["images"][0]).write_bytes(b"")  # what a power cut can leave
+    save_media(tmp_path, media)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / saved["images"][0])), frames[0])
+
+
+def test_large_frames_of_a_clip_are_shrunk_and_pictures_are_not(tmp_path):
+    frames = np.full((2, 300, 600, 3), 90, np.uint8)
+    saved = save_media(tmp_path, (Media(frames, np.array([0.0, 1.0])), Media(frames[:1])))
+    (frame, again), (picture,) = saved["videos"][0]["frames"], saved["images"]
+    assert frame == again
+    assert Image.open(tmp_path / frame).size == (256, 128)
+    assert Image.open(tmp_path / picture).size == (600, 300)
 
 
 def group_numbers(rewards, success, lengths, truncated, prompt_length=10):
@@ -113,4 +129,5 @@ def test_rollouts_are_a_row_each(tmp_path):
     assert json.loads(other["parts"]) == {"part": None}
     assert math.isnan(other["reward"])
     assert (tmp_path / one["images"][0]).is_file()
+    assert one["videos"] == []
     assert not list(tmp_path.rglob("*.part"))

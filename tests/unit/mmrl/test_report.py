@@ -172,7 +172,7 @@ def _evaluation(step: int, success: float, half: float, *, after: bool) -> dict:
         "solution": SOLUTION,
         "completion": SOLUTION if after else "<think>up?</think><|right|><|right|>",
         "success": float(after),
-        "image": "media/maze.png",
+        "images": ["media/maze.png"],
     }
     return {
         "step": step,

@@ -9,6 +9,7 @@ import pytest
 
 from mmrl.report import write_report
 from tests.unit.mmrl.test_report import write_run
+from tests.unit.mmrl.test_report_video import write_video_run
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 FLAGS = (
@@ -46,6 +47,18 @@ def page(browser, report):
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get(report.as_uri())
+    return browser.execute_script
+
+
+@pytest.fixture(scope="module")
+def video_report(tmp_path_factory) -> Path:
+    return write_report(write_video_run(tmp_path_factory.mktemp("video-page") / "run"))
+
+
+@pytest.fixture
+def video_page(browser, video_report):
+    browser.get_log("browser")
+    browser.get(video_report.as_uri())
     return browser.execute_script
 
 
@@ -151,8 +164,80 @@ def test_smoothing_switch_redraws_the_curves(page):
     assert page(lines) == 0
 
 
+CARD = "document.querySelectorAll('#groups > article')"
+
+
+def test_frames_stand_above_their_seconds(video_page):
+    """12 frames at 2 a second: frame n begins where the axis shows n / 2 of 6 seconds."""
+    edges = (
+        f"const axis = {CARD}[0].querySelector('.track').getBoundingClientRect();"
+        f"return [...{CARD}[0].querySelectorAll('.frame')].map((f) => (f.getBoundingClientRect().left - axis.left) / axis.width)"
+    )
+    assert video_page(edges) == pytest.approx([n / 12 for n in range(12)], abs=2e-3)
+    labels = video_page(f"return [...{CARD}[0].querySelectorAll('.frame span')].map((e) => e.textContent)")
+    assert labels[:3] == ["0 s", "0.5 s", "1 s"]
+    uneven = f"const f = {CARD}[3].querySelectorAll('.frame'); return f[3].offsetWidth / f[2].offsetWidth"
+    assert video_page(uneven) == pytest.approx(4, abs=0.05)  # 4 to 8 s, after 3 to 4 s
+
+
+def test_true_and_predicted_spans_are_drawn_and_invalid_answers_marked(video_page):
+    bars = (
+        f"return [...{CARD}[0].querySelectorAll('.predicted')].map((b) => [b.getAttribute('x'), b.getAttribute('width')].map(parseFloat))"
+    )
+    exact, early, outside = video_page(bars)
+    assert exact == pytest.approx([100 * 2 / 6, 100 * 1.5 / 6], abs=1e-2)
+    assert early == pytest.approx([100 * 1 / 6, 100 * 1.5 / 6], abs=1e-2)
+    assert sum(outside) == pytest.approx(100)  # a sliver at the right edge
+    assert video_page(f"return {CARD}[0].querySelector('.truth').getAttribute('x')") == "33.333%"
+    told = video_page(f"return [...{CARD}[0].querySelectorAll('.says')].map((e) => e.textContent)")
+    assert told == ["2–3.5 s", "tIoU 1.002–3.5 s", "tIoU 0.201–2.5 s", "no span", "tIoU 0.0020–30 s"]
+    assert "invalid answer: no span" in video_page(f"return {CARD}[0].querySelectorAll('.rollout')[2].textContent")
+
+
+def test_counts_and_orders_are_marked_one_by_one(video_page):
+    rows = "[...document.querySelectorAll('#groups > article')[arguments[0]].querySelectorAll('.items')]"
+    marks = (
+        f"return {rows}.map((row) => [...row.children].map((i) => i.textContent + (i.classList.contains('wrong') ? '!' : '')).join(' '))"
+    )
+    assert video_page(marks, 1) == ["circle 4 square 3 triangle 5", "circle 4 square 3 triangle 5", "circle 4 square 2! triangle 5"]
+    assert video_page(marks, 2) == ["3 4 1 5 6 2", "3 4 1 5 6 2", "4! 3! 1 5 6 2"]
+    invalid = "return [...document.querySelectorAll('#groups .stage:not(.timed) .says.invalid')].slice(0, 3).map((e) => e.textContent)"
+    assert video_page(invalid) == ["2 numbers, not 3", "cut off in its thought", "no order of 6 clips"]
+    captions = video_page(f"return [...{CARD}[2].querySelectorAll('.caption')].map((e) => e.textContent)")
+    assert captions[:2] == ["Clip 14 of 8 framestruly 3rd", "Clip 24 of 8 framestruly 6th"]
+    assert "16 of 48 frames" in video_page(f"return {CARD}[1].querySelector('.caption').textContent")
+
+
+def test_a_click_enlarges_a_frame_and_arrows_go_on(video_page):
+    video_page(f"{CARD}[0].querySelectorAll('.frame')[10].click()")
+    shown = "return document.querySelector('dialog[open]')?.textContent"
+    assert "frame at 5 s" in video_page(shown)
+    for _ in range(2):
+        video_page("document.querySelector('dialog').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))")
+    assert "frame at 5.5 s" in video_page(shown)  # the last
+    video_page("document.querySelector('dialog [aria-label=close]').click()")
+    assert video_page(shown) is None
+
+
+def test_pointing_at_a_frame_marks_its_moment_and_at_a_rollout_its_answer(video_page):
+    point = f"const e = {CARD}[0].querySelectorAll(arguments[0])[arguments[1]];"
+    video_page(point + "e.dispatchEvent(new PointerEvent('pointerenter', {pointerType: 'mouse'}))", ".frame", 6)
+    lines = f"return [...{CARD}[0].querySelectorAll('.moment[visibility=visible]')].map((e) => e.getAttribute('x1'))"
+    assert video_page(lines) == ["50.000%"] * 6  # truth, four answers, the seconds
+    video_page(point + "e.dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))", ".rollout", 1)
+    bright = f"return [...{CARD}[0].querySelectorAll('.who[data-index]:not(.dim)')].map((e) => e.textContent)"
+    assert video_page(bright) == ["#1"]
+
+
+def test_video_page_is_silent(browser, video_page):
+    assert video_page("return [...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    assert browser.get_log("browser") == []
+
+
 @pytest.mark.parametrize("width", [390, 1280])
-def test_page_fits_its_width(browser, page, width):
+@pytest.mark.parametrize("which", ["page", "video_page"])
+def test_page_fits_its_width(browser, request, which, width):
+    page = request.getfixturevalue(which)
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     wider = (
