@@ -1,1 +1,1 @@
-"""Video files: which frames, what size, and the frames themselves."""
+"""Videos, animations, folders of frames and pictures as `Media`: `decode` reads, `cache` keeps, `sampling` and `budget` choose."""
