@@ -1,0 +1,69 @@
+"""VideoSSR's Anomaly Grounding: some frames in a row are perturbed, and the seconds of their start and end are asked for.
+
+Source: arXiv:2511.06281, section 3.1; released pretext_tasks/grounding.py. Kinds "grounding-mirror" and so on.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from data_pipelines.tasks.videossr_baseline import Baseline
+
+
+def lengths(num_frames: int) -> range:
+    """Possible numbers of perturbed frames: 8 to 16 of 48, a sixth to a third of any other number."""
+    return range(num_frames // 6, num_frames // 3 + 1)
+
+
+def draw_segment(rng: np.random.Generator, num_frames: int) -> tuple[int, int]:
+    """[start, end) in frames: a length, then a start, each uniform."""
+    choices = lengths(num_frames)
+    length = int(rng.integers(choices.start, choices.stop))
+    start = int(rng.integers(0, num_frames - length + 1))
+    return start, start + length
+
+
+def answer(segment: tuple[int, int], sample_fps: float) -> str:
+    """Frame i is at i / sample_fps seconds: (20, 30) at 1.2 -> "16.7-25.0"."""
+    start, end = segment
+    return f"{start / sample_fps:.1f}-{end / sample_fps:.1f}"
+
+
+def span_of(solution: str) -> list[float]:
+    """The seconds as the answer writes them, so that the right answer earns 1 and not 0.99."""
+    return [float(part) for part in solution.split("-")]
+
+
+def question(change: str, duration_s: float) -> str:
+    return (
+        f"The video lasts {duration_s:.1f} seconds. During one part of it, without a break, {change}. When does that part start and end? "
+        "Answer in seconds as start-end."
+    )
+
+
+@lru_cache(maxsize=8)
+def baseline(num_frames: int) -> Baseline:
+    """Expected temporal IoU, counted over every segment, before the seconds are rounded; the answer is a share of the clip, in frames."""
+    choices = lengths(num_frames)
+    true, weights = [], []
+    for length in choices:
+        for start in range(num_frames - length + 1):
+            true.append((start, start + length))
+            weights.append(1 / len(choices) / (num_frames - length + 1))
+    spans, chances = np.array(true), np.array(weights)
+    every = np.array([(start, end) for start in range(num_frames) for end in range(start + 1, num_frames + 1)])
+    by_guess = _iou(every, spans) @ chances
+    best = int(by_guess.argmax())
+    return Baseline(
+        chance=float(chances @ _iou(spans, spans) @ chances),
+        constant=float(by_guess[best]),
+        answer="frames {}-{} of {}".format(*every[best], num_frames),
+        strict_chance=float((chances**2).sum()),
+        strict_constant=float(chances.max()),
+    )
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """int64 [A, 2] and [B, 2], (start, end) -> float64 [A, B]."""
+    both = np.maximum(np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0]), 0)
+    return both / (np.diff(a) + np.diff(b).T - both)
