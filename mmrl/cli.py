@@ -125,6 +125,18 @@ def look(
     typer.echo(f"{png}: {draw(folder, png, count)} tasks")
 
 
+@tasks_app.command()
+def perturb(
+    source: Annotated[Path, typer.Argument(metavar="IMAGE|VIDEO", help="A picture, an animated GIF or WebP, or a folder of frames.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Draw every perturbation of a picture or video on one PNG; the same call draws the same pixels."""
+    from data_pipelines.perturb.sheet import draw_sheet
+
+    typer.echo(f"{out}: {draw_sheet(source, out, seed)} perturbations")
+
+
 @bench_app.command("group-forward")
 def bench_group_forward(
     prompt: Annotated[list[int], typer.Option(min=64, help="Prompt tokens, most of them of one picture; may be repeated.")] = [2048],  # noqa: B006

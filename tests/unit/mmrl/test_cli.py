@@ -83,6 +83,12 @@ def test_tasks_maze_and_look(mmrl, stand_in, tmp_path):
     assert (tmp_path / "mazes" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_tasks_perturb(mmrl, stand_in, tmp_path):
+    calls = stand_in("data_pipelines.perturb.sheet", "draw_sheet", 19)
+    assert mmrl("tasks", "perturb", "cat.png", "--out", "sheet.png", "--seed", "3")[:2] == (0, "sheet.png: 19 perturbations\n")
+    assert calls == [((Path("cat.png"), Path("sheet.png"), 3), {})]
+
+
 def test_what_a_user_can_mend_is_one_paragraph_and_exit_code_2(mmrl):
     code, out, err = mmrl("show", RECIPE, "--set", "trainer.max_step=3")
     assert (code, out) == (2, "")
