@@ -1,7 +1,7 @@
 """Tasks on disk: a folder with `tasks.jsonl` and `media/`, or a .jsonl file of one's own.
 
-One JSON object a line: `id`, `prompt` (chat messages), `images` (paths), `videos` (lists of frames), `solution`, `meta`. Paths are
-relative to the file's folder.
+One JSON object a line: `id`, `prompt` (chat messages), `images` (paths), `videos` (lists of frames, or frames of video files by number:
+stored_video.py), `solution`, `meta`. Paths are relative to the file's folder.
 """
 
 import json
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from data_pipelines.datasets.stored_video import BadEntry, StoredTask, check_entry, media_of, moved
+from data_pipelines.video.cache import FrameCache
 from mmrl.errors import MediaError, TaskError
 from mmrl.types import Media, Task, TaskKey
 
@@ -28,8 +30,9 @@ MAX_PIXELS = 64 * 2**20
 MEDIA_PER_FOLDER = 1000
 
 
-def write_tasks(tasks: Iterable[Task], folder: str | Path) -> int:
-    """Write tasks to a new folder as they come, and return their number. Pictures become PNG files without metadata.
+def write_tasks(tasks: Iterable[Task | StoredTask], folder: str | Path) -> int:
+    """Write tasks to a new folder as they come, and return their number. Pictures become PNG files without metadata; videos too, frame
+    by frame, except those of a StoredTask, whose files stay where they are.
 
     The folder appears whole or not at all: it is written beside its place and renamed. Raises TaskError if the folder exists and is not
     empty, or if there are no tasks.
@@ -57,12 +60,16 @@ def write_tasks(tasks: Iterable[Task], folder: str | Path) -> int:
     return count
 
 
-def row_of(task: Task, folder: Path, number: int) -> dict[str, Any]:
+def row_of(made: Task | StoredTask, folder: Path, number: int) -> dict[str, Any]:
     """The JSON object of a task, its media saved under `folder`."""
+    task = made if isinstance(made, Task) else made.task
     shelf = Path("media") / f"{number // MEDIA_PER_FOLDER:04d}"
     images: list[str] = []
     videos: list[dict[str, Any]] = []
     for which, media in enumerate(task.media):
+        if media.is_video and not isinstance(made, Task):
+            videos.append(moved(made.videos[len(videos)], lambda file: Path(os.path.relpath(file, folder)).as_posix()))
+            continue
         (folder / shelf).mkdir(parents=True, exist_ok=True)
         paths = []
         for frame, pixels in enumerate(media.frames):
@@ -165,6 +172,11 @@ class JsonlTasks:
         return Media(read_image(self.file.parent / path, f"{self.file}:{number}")[None])
 
     def _clip(self, video: Mapping[str, Any], number: int) -> Media:
+        if "file" in video:
+            try:
+                return media_of(video, lambda file, indices, size: FrameCache().read(self.file.parent / file, indices, size))
+            except (MediaError, ValueError) as error:
+                raise MediaError(f"{self.file}:{number}: videos: {error}") from error
         frames = [read_image(self.file.parent / path, f"{self.file}:{number}") for path in video["frames"]]
         sizes = {frame.shape for frame in frames}
         if len(sizes) > 1:
@@ -230,15 +242,18 @@ class JsonlTasks:
         for key, path in paths:
             if not isinstance(path, str):
                 raise self._error(number, key, path, "give a path")
-            if not (self.file.parent / path).is_file():
+            if not (self.file.parent / path).exists():
                 raise MediaError(f"{self.file}:{number}: {key}: no such file {path!r} in {self.file.parent}")
 
     def _frames(self, video: Any, key: str, number: int) -> list[tuple[str, Any]]:
-        if isinstance(video, str):
-            raise MediaError(
-                f"{self.file}:{number}: {key}: {video!r}: decoding video files is not in this build yet; give its frames as pictures"
-            )
-        remedy = 'give {"frames": [paths], "timestamps_s": [seconds]}, as many of the one as of the other'
+        if isinstance(video, dict) and "file" in video:
+            try:
+                return list(check_entry(video, key))
+            except BadEntry as error:
+                raise self._error(number, *error.args) from error
+        remedy = (
+            'give {"frames": [paths], "timestamps_s": [seconds]}, as many of the one as of the other, or {"file": path, "indices": [...]}'
+        )
         if not isinstance(video, dict):
             raise self._error(number, key, video, remedy)
         frames, seconds = video.get("frames"), video.get("timestamps_s")

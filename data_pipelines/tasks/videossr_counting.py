@@ -81,9 +81,7 @@ def draw_shapes(rng: np.random.Generator, frames: np.ndarray, most: int) -> tupl
     return tuple(found)
 
 
-def _place(
-    rng: np.random.Generator, canvas: np.ndarray, frame: int, shape: ShapeName, placed: Sequence[PastedShape]
-) -> PastedShape | None:
+def _place(rng: np.random.Generator, canvas: np.ndarray, frame: int, shape: ShapeName, placed: Sequence[PastedShape]) -> PastedShape | None:
     """A shape that keeps its distance and stands out from `canvas` uint8 [H, W, 3]; None after TRIES."""
     height, width = canvas.shape[:2]
     size = round(float(rng.uniform(0.2, 0.4)) * min(height, width), 2)

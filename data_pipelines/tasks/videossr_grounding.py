@@ -3,16 +3,54 @@
 Source: arXiv:2511.06281, section 3.1; released pretext_tasks/grounding.py. Kinds "grounding-mirror" and so on.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_pipelines.perturb.ops import VIDEOSSR_KINDS, Rotate, StutterHold
+from data_pipelines.tasks.clips_questions import iou
 from data_pipelines.tasks.videossr_baseline import Baseline
+
+if TYPE_CHECKING:
+    from mmrl.protocols import Perturbation
+
+OPERATIONS: "Mapping[str, Perturbation | None]" = {**VIDEOSSR_KINDS, "rotate_90": Rotate(90), "rotate_270": Rotate(270), "swap": None}
+"""What is done to the segment, with the paper's parameters; None for swap, which takes another video. Quarter turns need square frames."""
+CHANGES = {
+    "saturation": "its colours are much stronger",
+    "noise": "it is covered with noise",
+    "blur": "it is blurred",
+    "grayscale": "it has no colours",
+    "invert": "its colours are inverted",
+    "channel_swap": "its colour channels are swapped",
+    "zoom_in": "it is shown enlarged",
+    "zoom_out": "it is shown smaller, inside a black border",
+    "rotate": "it is turned upside down",
+    "rotate_90": "it is turned a quarter to the left",
+    "rotate_270": "it is turned a quarter to the right",
+    "mirror": "left and right are exchanged",
+    "stutter_hold": "it stutters, single frames standing still",
+    "shuffle": "its frames are in random order",
+    "slow": "it runs too slowly",
+    "fast": "it runs too fast",
+    "swap": "another video is shown instead",
+}
+"""What the question says of it."""
 
 
 def lengths(num_frames: int) -> range:
     """Possible numbers of perturbed frames: 8 to 16 of 48, a sixth to a third of any other number."""
     return range(num_frames // 6, num_frames // 3 + 1)
+
+
+def fewest_frames(name: str) -> int:
+    """Frames of a video below which the shortest segment is too short for the change."""
+    op = OPERATIONS[name]
+    if isinstance(op, StutterHold):
+        return 6 * max(op.holds)
+    return 12 if name in ("shuffle", "slow", "fast") else 6
 
 
 def draw_segment(rng: np.random.Generator, num_frames: int) -> tuple[int, int]:
@@ -52,18 +90,12 @@ def baseline(num_frames: int) -> Baseline:
             weights.append(1 / len(choices) / (num_frames - length + 1))
     spans, chances = np.array(true), np.array(weights)
     every = np.array([(start, end) for start in range(num_frames) for end in range(start + 1, num_frames + 1)])
-    by_guess = _iou(every, spans) @ chances
+    by_guess = iou(every, spans) @ chances
     best = int(by_guess.argmax())
     return Baseline(
-        chance=float(chances @ _iou(spans, spans) @ chances),
+        chance=float(chances @ iou(spans, spans) @ chances),
         constant=float(by_guess[best]),
         answer="frames {}-{} of {}".format(*every[best], num_frames),
         strict_chance=float((chances**2).sum()),
         strict_constant=float(chances.max()),
     )
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """int64 [A, 2] and [B, 2], (start, end) -> float64 [A, B]."""
-    both = np.maximum(np.minimum(a[:, None, 1], b[None, :, 1]) - np.maximum(a[:, None, 0], b[None, :, 0]), 0)
-    return both / (np.diff(a) + np.diff(b).T - both)

@@ -6,6 +6,7 @@ The paper trains on 6 clips of 8 frames, its hard variant has 8 of 6.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -41,11 +42,11 @@ def frames_of(order: Sequence[int], num_frames: int) -> list[list[int]]:
 def least_change(frames: np.ndarray, clips: int) -> float:
     """Mean absolute difference, in levels of 0 to 255, of those two neighbouring clips that differ least: 0 if two could be swapped."""
     parts = np.split(frames, clips)
-    return min(mean_change(one, other) for one, other in zip(parts, parts[1:], strict=False))
+    return min(mean_change(one, other) for one, other in pairwise(parts))
 
 
 def baseline(clips: int) -> Baseline:
-    """The mean over all orders of 1 - (sum of displacements) / (clips² // 2). Any constant earns what chance earns: no order is likelier."""
+    """The mean over all orders of 1 - (sum of displacements) / (clips² // 2). Constants earn as much: no order is likelier."""
     mean = 1 - (clips**2 - 1) / 3 / (clips**2 // 2)
     right = 1 / math.factorial(clips)
     return Baseline(mean, mean, "".join(str(k + 1) for k in range(clips)), right, right)
