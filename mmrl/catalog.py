@@ -7,6 +7,7 @@ CATALOG: dict[str, dict[str, str]] = {
     "task_source": {
         "maze": "data_pipelines.tasks.maze:MazeTasks",
         "clips": "data_pipelines.tasks.clips:ClipTasks",
+        "videossr": "data_pipelines.tasks.videossr:VideoSSRTasks",
         "jsonl": "data_pipelines.datasets.jsonl:JsonlTasks",
     },
     "task_sampler": {
@@ -29,6 +30,8 @@ CATALOG: dict[str, dict[str, str]] = {
         "exact_match": "rewards.exact:ExactMatch",
         "overlong": "rewards.length:OverlongPenalty",
         "repetition": "rewards.length:RepetitionPenalty",
+        "temporal_iou": "rewards.spans:TemporalIoU",
+        "videossr": "rewards.videossr:VideoSSR",
         "shuffled": "rewards.control:Shuffled",
         "trl": "rewards.trl:TRLFunction",
     },
@@ -81,5 +84,12 @@ CATALOG: dict[str, dict[str, str]] = {
         "fast": "data_pipelines.perturb.temporal:Fast",
         "segment": "data_pipelines.perturb.compose:Segment",
         "chain": "data_pipelines.perturb.compose:Chain",
+    },
+    "frame_sampler": {
+        "qwen": "data_pipelines.video.sampling:QwenFrames",
+        "uniform": "data_pipelines.video.sampling:UniformFrames",
+        "stride": "data_pipelines.video.sampling:StrideFrames",
+        "segment": "data_pipelines.video.sampling:SegmentFrames",
+        "videossr": "data_pipelines.video.sampling:VideoSSRFrames",
     },
 }
