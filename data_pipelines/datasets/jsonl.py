@@ -1,7 +1,9 @@
 """Tasks on disk: a folder with `tasks.jsonl` and `media/`, or a .jsonl file of one's own.
 
-One JSON object a line: `id`, `prompt` (chat messages), `images` (paths), `videos` (lists of frames, or frames of video files by number:
-stored_video.py), `solution`, `meta`. Paths are relative to the file's folder.
+One JSON object a line: `id`, `prompt` (chat messages), `images` (paths), `videos`, `solution`, `meta`. A video is
+{"frames": [paths], "timestamps_s": [seconds]}, or {"file": path, "indices": [frame numbers]}, optionally with a "size": [height, width], a
+clock and edits (see stored_video); frames of files are decoded when the task is asked for, and cached. Paths are relative to the file's
+folder.
 """
 
 import json
@@ -17,16 +19,15 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from data_pipelines.datasets.stored_video import BadEntry, StoredTask, check_entry, media_of, moved
 from data_pipelines.video.cache import FrameCache
+from data_pipelines.video.pictures import read_image
 from mmrl.errors import MediaError, TaskError
 from mmrl.types import Media, Task, TaskKey
 
 TASKS = "tasks.jsonl"
-MAX_PIXELS = 64 * 2**20
-"""Largest picture that is decoded, in pixels: a small file can claim a huge picture."""
 MEDIA_PER_FOLDER = 1000
 
 
@@ -171,12 +172,16 @@ class JsonlTasks:
     def _still(self, path: str, number: int) -> Media:
         return Media(read_image(self.file.parent / path, f"{self.file}:{number}")[None])
 
+    @cached_property
+    def _cache(self) -> FrameCache:
+        return FrameCache()
+
     def _clip(self, video: Mapping[str, Any], number: int) -> Media:
         if "file" in video:
             try:
-                return media_of(video, lambda file, indices, size: FrameCache().read(self.file.parent / file, indices, size))
-            except (MediaError, ValueError) as error:
-                raise MediaError(f"{self.file}:{number}: videos: {error}") from error
+                return media_of(video, lambda file, indices, size: self._cache.read(self.file.parent / file, indices, size))
+            except (MediaError, ValueError) as error:  # ValueError: an edit that these frames are too few or of the wrong size for
+                raise MediaError(f"{self.file}:{number}: {error}") from error
         frames = [read_image(self.file.parent / path, f"{self.file}:{number}") for path in video["frames"]]
         sizes = {frame.shape for frame in frames}
         if len(sizes) > 1:
@@ -242,20 +247,22 @@ class JsonlTasks:
         for key, path in paths:
             if not isinstance(path, str):
                 raise self._error(number, key, path, "give a path")
-            if not (self.file.parent / path).exists():
+            place = self.file.parent / path
+            if not (place.is_file() or (place.is_dir() and key.endswith(".file"))):  # a video may be a folder of frames
                 raise MediaError(f"{self.file}:{number}: {key}: no such file {path!r} in {self.file.parent}")
 
     def _frames(self, video: Any, key: str, number: int) -> list[tuple[str, Any]]:
-        if isinstance(video, dict) and "file" in video:
+        remedy = (
+            'give {"frames": [paths], "timestamps_s": [seconds]}, as many of the one as of the other, '
+            'or {"file": path, "indices": [frame numbers]}'
+        )
+        if not isinstance(video, dict):
+            raise self._error(number, key, video, remedy)
+        if "file" in video:
             try:
                 return list(check_entry(video, key))
             except BadEntry as error:
                 raise self._error(number, *error.args) from error
-        remedy = (
-            'give {"frames": [paths], "timestamps_s": [seconds]}, as many of the one as of the other, or {"file": path, "indices": [...]}'
-        )
-        if not isinstance(video, dict):
-            raise self._error(number, key, video, remedy)
         frames, seconds = video.get("frames"), video.get("timestamps_s")
         if not isinstance(frames, list) or not isinstance(seconds, list) or not 0 < len(frames) == len(seconds):
             raise self._error(number, key, video, remedy)
@@ -268,21 +275,3 @@ def media_parts(messages: Iterable[Mapping[str, Any]]) -> list[str]:
     """ "image" or "video" for each media part, in order."""
     contents = (message["content"] for message in messages if not isinstance(message["content"], str))
     return [part["type"] for content in contents for part in content if part["type"] != "text"]
-
-
-def read_image(path: Path, where: str) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, upright as its EXIF data says; transparent parts lie on white. MediaError names `where` and the file."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise MediaError(f"{where}: {path}: {image.width} x {image.height} pixels are more than {MAX_PIXELS}; make it smaller")
-            count = getattr(image, "n_frames", 1)
-            if count > 1:
-                raise MediaError(f"{where}: {path}: has {count} frames; give them as pictures under videos")
-            upright = ImageOps.exif_transpose(image)
-            if upright.has_transparency_data:
-                over = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-            return np.array(upright.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{where}: {path}: cannot be read as a picture: {error}") from error

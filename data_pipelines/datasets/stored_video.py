@@ -49,11 +49,11 @@ class BadEntry(ValueError):
 
 def check_entry(entry: Mapping[str, Any], key: str) -> list[tuple[str, str]]:
     """(key, path) of each file that an entry names. BadEntry(key, value, remedy) if it is not of the form."""
-    _known(entry, key, ("file", "indices", "size", "fps", "edits"), FORM)
+    _known(entry, key, ("file", "indices", "size", "fps", "edits"), "a video file has file, indices and size, fps, edits")
     files = [_check_frames(entry, key)]
     size, fps, edits = entry.get("size"), entry.get("fps"), entry.get("edits", [])
     if size is not None and not (_whole_numbers(size, 1) and len(size) == 2):
-        raise BadEntry(f"{key}.size", size, "give [height, width] in pixels")
+        raise BadEntry(f"{key}.size", size, "give [height, width] in pixels, or leave it out")
     if fps is not None and not (_is_number(fps) and fps > 0):
         raise BadEntry(f"{key}.fps", fps, "give frames per second, above 0")
     if not isinstance(edits, list):
@@ -128,7 +128,7 @@ def _check_frames(entry: Any, key: str) -> tuple[str, str]:
     if not isinstance(entry, dict) or not isinstance(entry.get("file"), str) or not entry["file"]:
         raise BadEntry(key, entry, FORM)
     if not (_whole_numbers(entry.get("indices"), 0) and entry["indices"]):
-        raise BadEntry(f"{key}.indices", entry.get("indices"), "give frame numbers, 0 or more, at least one")
+        raise BadEntry(f"{key}.indices", entry.get("indices"), "give the numbers of its frames, from 0")
     return f"{key}.file", entry["file"]
 
 
@@ -179,7 +179,7 @@ def _check_shape(values: Any, key: str, frames: int) -> None:
 def _known(entry: Mapping[str, Any], key: str, names: Sequence[str], remedy: str) -> None:
     unknown = sorted(set(entry) - set(names))
     if unknown:
-        raise BadEntry(f"{key}.{unknown[0]}", entry[unknown[0]], f"no such key; {remedy}")
+        raise BadEntry(f"{key}.{unknown[0]}", entry[unknown[0]], remedy)
 
 
 def _is_number(value: Any) -> bool:

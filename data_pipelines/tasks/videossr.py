@@ -146,7 +146,7 @@ class VideoSSRTasks:
         return library
 
     @cached_property
-    def _own(self) -> tuple[VideoFile, ...]:
+    def own_videos(self) -> tuple[VideoFile, ...]:
         """The split's videos, in the order of their content."""
         return self.library.of_split(self.split)
 
@@ -215,9 +215,10 @@ class VideoSSRTasks:
             return self._framing.synthetic(split, self.seed, digest("videossr clip", self.frames, key.bucket, key.index, attempt))
         if attempt:
             rng = stream("videossr other video", self.version, self.split, self.seed, key.bucket, key.index, attempt)
-            return self._own[int(rng.integers(len(self._own)))]
-        turn, place = divmod(key.index, len(self._own))
-        return self._own[stream("videossr turn", self.version, self.split, self.seed, key.bucket, turn).permutation(len(self._own))[place]]
+            return self.own_videos[int(rng.integers(len(self.own_videos)))]
+        turn, place = divmod(key.index, len(self.own_videos))
+        rng = stream("videossr turn", self.version, self.split, self.seed, key.bucket, turn)
+        return self.own_videos[int(rng.permutation(len(self.own_videos))[place])]
 
     def _shown(self, bucket: str, footage: Footage, rng: np.random.Generator, edit_key: str) -> Shown | Unfit:
         frames = footage.read(footage.indices, footage.size)
@@ -258,7 +259,7 @@ class VideoSSRTasks:
         """Another video than `footage`; None if there is none."""
         if isinstance(footage, SyntheticFile):
             return self._framing.synthetic(footage.split, footage.seed, digest("videossr swap", footage.index))
-        others = [video for video in self._own if video.content != footage.content]
+        others = [video for video in self.own_videos if video.content != footage.content]
         return others[int(rng.integers(len(others)))] if others else None
 
     def _counting(self, bucket: str, footage: Footage, frames: np.ndarray, rng: np.random.Generator) -> Shown:
@@ -294,7 +295,7 @@ class VideoSSRTasks:
     @cached_property
     def _view(self) -> str:
         """Short hash of whatever else decides a task."""
-        videos = [video.content for video in self._own] if self.videos else ["synthetic"]
+        videos = [video.content for video in self.own_videos] if self.videos else ["synthetic"]
         fields = (self.min_pixels, self.max_pixels, self.factor, float(self.min_change), self.system)
         return f"{digest(*fields, *videos) % 16**8:08x}"
 

@@ -24,7 +24,7 @@ SUFFIXES = (
     ".webm", ".wmv",
 )  # fmt: skip
 """Files of a folder that are taken for videos; what they hold is told by their content. A file that is named itself needs none of these."""
-SYNTHETIC_FPS = 1
+SYNTHETIC_FPS = 1.0
 """Frames a second of a synthetic clip's clock."""
 
 

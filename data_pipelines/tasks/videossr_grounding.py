@@ -74,7 +74,7 @@ def span_of(solution: str) -> list[float]:
 
 def question(change: str, duration_s: float) -> str:
     return (
-        f"The video lasts {duration_s:.1f} seconds. During one part of it, without a break, {change}. When does that part start and end? "
+        f"The video lasts {duration_s:.1f} seconds. In one continuous part of it, {change}. When does that part start and end? "
         "Answer in seconds as start-end."
     )
 
