@@ -125,8 +125,10 @@ def _shape(values: Mapping[str, Any]) -> PastedShape:
 
 
 def _check_frames(entry: Any, key: str) -> tuple[str, str]:
-    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str) or not entry["file"]:
+    if not isinstance(entry, dict) or "file" not in entry:
         raise BadEntry(key, entry, FORM)
+    if not isinstance(entry["file"], str) or not entry["file"]:
+        raise BadEntry(f"{key}.file", entry["file"], "give a path")
     if not (_whole_numbers(entry.get("indices"), 0) and entry["indices"]):
         raise BadEntry(f"{key}.indices", entry.get("indices"), "give the numbers of its frames, from 0")
     return f"{key}.file", entry["file"]

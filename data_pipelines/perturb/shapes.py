@@ -44,22 +44,27 @@ def pasted(frames: np.ndarray, shapes: Iterable[PastedShape]) -> np.ndarray:
     for shape in shapes:
         if shape.frame >= len(frames):
             raise ValueError(f"a shape is pasted into frame {shape.frame}, but there are {len(frames)} frames")
-        target[shape.frame][covered(shape, *frames.shape[1:3])] = shape.colour
+        rows, columns, inside = covered(shape, *frames.shape[1:3])
+        target[shape.frame, rows, columns][inside] = shape.colour
     return target
 
 
-def covered(shape: PastedShape, height: int, width: int) -> np.ndarray:
-    """bool [height, width]: the pixels whose middle lies in the shape."""
+def covered(shape: PastedShape, height: int, width: int) -> tuple[slice, slice, np.ndarray]:
+    """Rows and columns of a box in a frame, and bool [rows, columns]: the pixels in it whose middle lies in the shape."""
+    reach = 0.75 * shape.size + 1
+    rows, columns = (
+        slice(max(0, int(at - reach)), max(0, min(side, int(at + reach) + 1))) for at, side in ((shape.y, height), (shape.x, width))
+    )
     x, y = round(shape.x * UNIT), round(shape.y * UNIT)
-    across = (np.arange(width, dtype=np.int64) * UNIT + UNIT // 2 - x)[None, :]
-    down = (np.arange(height, dtype=np.int64) * UNIT + UNIT // 2 - y)[:, None]
+    across = (np.arange(columns.start, columns.stop, dtype=np.int64) * UNIT + UNIT // 2 - x)[None, :]
+    down = (np.arange(rows.start, rows.stop, dtype=np.int64) * UNIT + UNIT // 2 - y)[:, None]
     if shape.shape == "circle":
-        return 4 * (across**2 + down**2) <= round(shape.size * UNIT) ** 2
+        return rows, columns, 4 * (across**2 + down**2) <= round(shape.size * UNIT) ** 2
     corners = corner_offsets(shape)
-    inside = np.ones((height, width), bool)
+    inside = np.ones((down.size, across.size), bool)
     for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
         inside &= (x1 - x0) * (down - y0) - (y1 - y0) * (across - x0) >= 0
-    return inside
+    return rows, columns, inside
 
 
 def corner_offsets(shape: PastedShape) -> list[tuple[int, int]]:

@@ -83,7 +83,7 @@ def beside(out: Path) -> Path:
 
 
 def write_videossr(source: VideoSSRTasks, out: str | Path, n: int | None = None, materialize: bool = False) -> int:
-    """Write the first `n` tasks of a source over videos to the new folder `out`; return their number. None: one of each kind for every video.
+    """Write the first `n` tasks of a source over videos to the new folder `out`; return their number. None: one of each kind a video.
 
     Videos are written as file, frame numbers and edits; `materialize` writes their frames as PNG instead. MediaError for a video that
     cannot be read: nothing is written then.

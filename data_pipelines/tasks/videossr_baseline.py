@@ -12,7 +12,7 @@ class Baseline(NamedTuple):
     """Graded reward of always the same answer, the best one."""
     answer: str
     """That answer."""
-    strict_chance: float
+    success_chance: float
     """Share of exactly right answers among those drawn like the true ones."""
-    strict_constant: float
+    success_constant: float
     """Share of exactly right answers of the constant that is right most often."""

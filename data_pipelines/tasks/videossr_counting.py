@@ -75,7 +75,8 @@ def draw_shapes(rng: np.random.Generator, frames: np.ndarray, most: int) -> tupl
             for _ in range(int(rng.integers(1, most + 1))):
                 one = _place(rng, canvas, frame, shape, placed)
                 if one is not None:
-                    canvas[covered(one, *canvas.shape[:2])] = one.colour
+                    rows, columns, inside = covered(one, *canvas.shape[:2])
+                    canvas[rows, columns][inside] = one.colour
                     placed.append(one)
             found += placed
     return tuple(found)
@@ -103,7 +104,8 @@ def _centre(rng: np.random.Generator, side: int, size: float) -> float:
 
 def contrast(canvas: np.ndarray, shape: PastedShape) -> float:
     """Mean absolute difference between a shape's colour and the pixels under it."""
-    under = canvas[covered(shape, *canvas.shape[:2])].astype(np.int16)
+    rows, columns, inside = covered(shape, *canvas.shape[:2])
+    under = canvas[rows, columns][inside].astype(np.int16)
     return float(np.abs(under - np.array(shape.colour, np.int16)).mean())
 
 
@@ -131,7 +133,7 @@ def totals(most: int) -> tuple[float, ...]:
 
 @lru_cache(maxsize=4)
 def baseline(kind: str) -> Baseline:
-    """Mean credit per shape, max(0, 1 - |guess - true| / true), of guesses that do not look (a correct triple is the strict measure)."""
+    """Mean credit per shape, max(0, 1 - |guess - true| / true), of guesses that do not look (success is a correct triple)."""
     chances = np.array(totals(MOST[kind]))
     true = np.arange(len(chances))
     credit = np.maximum(0.0, 1 - np.abs(true[:, None] - true[None, :]) / np.maximum(true, 1))  # [guess, true]
@@ -141,6 +143,6 @@ def baseline(kind: str) -> Baseline:
         chance=float(chances @ by_guess),
         constant=float(by_guess[best]),
         answer=",".join([str(best)] * len(SHAPES)),
-        strict_chance=float((chances**2).sum()) ** len(SHAPES),
-        strict_constant=float(chances.max()) ** len(SHAPES),
+        success_chance=float((chances**2).sum()) ** len(SHAPES),
+        success_constant=float(chances.max()) ** len(SHAPES),
     )

@@ -96,6 +96,6 @@ def baseline(num_frames: int) -> Baseline:
         chance=float(chances @ iou(spans, spans) @ chances),
         constant=float(by_guess[best]),
         answer="frames {}-{} of {}".format(*every[best], num_frames),
-        strict_chance=float((chances**2).sum()),
-        strict_constant=float(chances.max()),
+        success_chance=float((chances**2).sum()),
+        success_constant=float(chances.max()),
     )
