@@ -186,7 +186,7 @@ def video(
         on_media_error=on_media_error,  # type: ignore[arg-type]
     )  # fmt: skip
     for path, reason in source.library.unusable:
-        typer.echo(f"not used: {path}: {reason.removeprefix(f'{path}: ')}", err=True)
+        typer.echo(f"not used: {path}: {reason}", err=True)
     written = write_videossr(source, out, n, materialize)
     typer.echo(f"{out}: {written} tasks of {len(source.own_videos)} videos; {len(source.library.unusable)} not used")
 

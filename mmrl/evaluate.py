@@ -49,8 +49,9 @@ def evaluate(
 
     `success`: mean over all completions; `interval`: 95 % (Wilson with one completion a task, else bootstrap over tasks); `pass@k` unbiased
     (arXiv:2107.03374, eq. 1); `table`: by the task's meta "moves" and "turns" where it has them, else by bucket; `rewards`: the mean of
-    each of these other rewards (NaN = not scored, left out), in all and by cell of the table; `baselines`: what blind answers earn, the mean
-    of the tasks' meta "baselines", in all and by cell, where all of them have it. With `run`, the pictures of a few examples are saved in it.
+    each of these other rewards (NaN = not scored, left out), in all and by cell of the table; `baselines`: what blind answers earn, the
+    mean of the tasks' meta "baselines", in all and by cell, where all of them have it. With `run`, the pictures of a few examples are saved
+    in it.
     """
     if not keys:
         raise TaskError("tasks.eval: the source has no tasks")

@@ -137,11 +137,11 @@ class VideoSSRTasks:
         """The videos that can be used, and those that cannot, with the reasons. TaskError if the split has none."""
         library = self._framing.library(self.videos, self.on_media_error)
         if not library.of_split(self.split):
-            shown = "".join(f"\n  {path}: {reason}" for path, reason in library.unusable[:5])
-            also = f"; {len(library.unusable)} cannot be used, such as{shown}" if shown else ""
+            shown = "; ".join(f"{path}: {reason}" for path, reason in library.unusable[:3])
+            also = f"; {len(library.unusable)} cannot be used, such as {shown}" if shown else ""
+            remedy = "; split all takes every video" if library.videos else ""
             raise TaskError(
-                f"videossr: videos={list(self.videos)}: none for split {self.split!r}, {len(library.videos)} in all{also}"
-                + ("\nsplit all takes every video" if library.videos else "")
+                f"videossr: videos={list(self.videos)}: none for split {self.split!r}, {len(library.videos)} in all{remedy}{also}"
             )
         return library
 

@@ -157,8 +157,8 @@ class Framing:
             except MediaError as error:
                 if on_media_error == "raise":
                     raise
-                unusable.append(Unusable(path, str(error)))
-            except ValueError as error:
+                unusable.append(Unusable(path, str(error).removeprefix(f"{path}: ")))
+            except ValueError as error:  # too short, or too long and thin
                 unusable.append(Unusable(path, str(error)))
             else:
                 twin = found.setdefault(video.content, video)

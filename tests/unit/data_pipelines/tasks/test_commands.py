@@ -2,7 +2,8 @@ import pytest
 from PIL import Image
 
 from data_pipelines.datasets.jsonl import JsonlTasks
-from data_pipelines.tasks import look, make_mazes
+from data_pipelines.tasks import look, make_mazes, write_videossr
+from data_pipelines.tasks.videossr import VideoSSRTasks
 from mmrl.errors import TaskError
 
 
@@ -36,3 +37,18 @@ def test_bad_requests_are_task_errors_and_leave_nothing(tmp_path):
     mazes(tmp_path / "ok", n=1)
     with pytest.raises(TaskError, match="count=0"):
         look(tmp_path / "ok", tmp_path / "s.png", 0)
+
+
+def test_write_videossr_writes_one_task_of_each_kind_a_video_by_default(films, tmp_path):
+    source = VideoSSRTasks("all", (str(films),), kinds=("grounding-mirror", "jigsaw-3"), frames=12, min_pixels=3136, max_pixels=4704)
+    assert write_videossr(source, tmp_path / "a") == 10
+    assert write_videossr(source, tmp_path / "b") == 10
+    assert (tmp_path / "a" / "tasks.jsonl").read_bytes() == (tmp_path / "b" / "tasks.jsonl").read_bytes()
+    assert write_videossr(source, tmp_path / "pictures", 2, materialize=True) == 2
+    assert {path.suffix for path in (tmp_path / "pictures" / "media").rglob("*.*")} == {".png"}
+    back = JsonlTasks(str(tmp_path / "a"), bucket_by="variant")
+    assert [back.size(bucket) for bucket in back.buckets] == [5, 5]
+    assert look(tmp_path / "a", tmp_path / "sheet.png", 4) == 4
+    with pytest.raises(TaskError, match="n=0"):
+        write_videossr(source, tmp_path / "c", 0)
+    assert not (tmp_path / "c").exists()
