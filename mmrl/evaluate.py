@@ -161,8 +161,8 @@ def _table(
 
 def _baselines(tasks: Sequence[Task]) -> dict[str, dict[str, float]]:
     """{"baselines": {name: mean over the tasks}}, or nothing if one of them has none, or others than the first."""
-    found = [task.meta.get("baselines") for task in tasks]
-    if any(not isinstance(one, Mapping) or one.keys() != found[0].keys() for one in found):
+    found = [task.meta["baselines"] for task in tasks if isinstance(task.meta.get("baselines"), Mapping)]
+    if len(found) < len(tasks) or any(one.keys() != found[0].keys() for one in found):
         return {}
     return {"baselines": {name: float(np.mean([one[name] for one in found])) for name in found[0]}}
 

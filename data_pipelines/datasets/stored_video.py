@@ -14,7 +14,7 @@ The names are those of `data_pipelines.perturb.ops`; `key` is what its randomnes
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -146,9 +146,9 @@ def _check_edit(edit: Any, key: str, frames: int) -> list[tuple[str, str]]:
     names = sorted(name for name in ops.__all__ if isinstance(getattr(ops, name), type) and name not in ("Segment", "Chain"))
     if edit["perturb"] not in names:
         raise BadEntry(f"{key}.perturb", edit["perturb"], f"there are {', '.join(names)}")
-    start, length = edit.get("start"), edit.get("length")
-    if not _whole_numbers([start, length], 0) or not 0 < length <= frames - start:
-        raise BadEntry(key, {"start": start, "length": length}, f"give a start and a length inside the {frames} frames")
+    part = [edit.get("start"), edit.get("length")]
+    if not _whole_numbers(part, 0) or not 0 < part[1] <= frames - part[0]:
+        raise BadEntry(key, {"start": part[0], "length": part[1]}, f"give a start and a length inside the {frames} frames")
     if not isinstance(edit.get("fields"), dict) or not isinstance(edit.get("key"), str):
         raise BadEntry(key, edit, EDIT_FORM)
     if edit["perturb"] == "Swap":
@@ -188,7 +188,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _whole_numbers(values: Any, least: int) -> bool:
+def _whole_numbers(values: Any, least: int) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(isinstance(value, int) and not isinstance(value, bool) and value >= least for value in values)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
-from data_pipelines.datasets.jsonl import MAX_PIXELS, read_image
 from data_pipelines.perturb.ops import (
     Blur,
     ChannelSwap,
@@ -37,6 +36,7 @@ from data_pipelines.perturb.ops import (
     ZoomOut,
 )
 from data_pipelines.tasks.contact_sheet import CARD, EDGE, INK, PAD, PAPER
+from data_pipelines.video.pictures import MAX_PIXELS, read_image
 from mmrl.errors import MediaError
 from mmrl.seeding import stream
 from mmrl.types import Media

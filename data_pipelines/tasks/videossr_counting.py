@@ -39,7 +39,7 @@ def draw_frames(rng: np.random.Generator, num_frames: int, most: int) -> dict[Sh
     """
     if num_frames < 4 * most:
         raise ValueError(f"up to {most} frames of each shape need {4 * most} frames; got {num_frames}")
-    wanted = {shape: int(rng.integers(1, most + 1)) for shape in SHAPES}
+    wanted: dict[ShapeName, int] = {shape: int(rng.integers(1, most + 1)) for shape in SHAPES}
     while True:
         free = set(range(num_frames))
         chosen: dict[ShapeName, list[int]] = {}

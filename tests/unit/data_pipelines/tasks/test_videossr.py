@@ -226,12 +226,15 @@ def test_videos_that_cannot_be_used_are_named(films, tmp_path):
     shutil.copytree(films, tmp_path / "films")
     whole = (films / "0.mp4").read_bytes()
     (tmp_path / "films" / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    a, b = len(whole) * 2 // 5, len(whole) * 3 // 5
+    (tmp_path / "films" / "hole.mp4").write_bytes(whole[:a] + bytes(b - a) + whole[b:])  # its packets can be counted, not decoded
     folder_of_frames(tmp_path / "films" / "short", np.zeros((5, 56, 56, 3), np.uint8))
     with pytest.raises(MediaError, match=r"cut.mp4: "):
         over(tmp_path / "films")
     library = over(tmp_path / "films", on_media_error="skip").library
     assert len(library.videos) == 5
-    [(cut, damage), (short, length)] = library.unusable
+    [(cut, damage), (hole, _), (short, length)] = library.unusable
+    assert hole.endswith("hole.mp4")
     assert cut.endswith("cut.mp4")
     assert "cut.mp4" not in damage
     assert short.endswith("short")
