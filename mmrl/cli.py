@@ -158,6 +158,41 @@ def footage(
 
 
 @tasks_app.command()
+def video(
+    videos: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders, searched through, or single videos.")],
+    out: Annotated[Path, typer.Option(help="New folder for tasks.jsonl.")],
+    kinds: Annotated[
+        str | None, typer.Option(help="With commas between; default: those of VideoSSR's training set, in its shares.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="How many; default: one of each kind for every video.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    split: Annotated[str, typer.Option(help="train, test or all; which of the two owns a video follows from its content.")] = "all",
+    frames: Annotated[int, typer.Option(help="Frames of each video that are shown.")] = 48,
+    min_pixels: Annotated[int, typer.Option(help="Least pixels of a frame.")] = 128 * 128,
+    max_pixels: Annotated[int | None, typer.Option(help="Most pixels of a frame; default: 65536, with --viubench 262144.")] = None,
+    factor: Annotated[int, typer.Option(help="Sides of frames are multiples: 28 for Qwen2.5-VL, 32 for Qwen3-VL.")] = 28,
+    viubench: Annotated[bool, typer.Option("--viubench", help="The kinds and pixels of the paper's evaluation set.")] = False,
+    materialize: Annotated[bool, typer.Option("--materialize", help="Write frames as pictures, not as numbers and edits.")] = False,
+    on_media_error: Annotated[str, typer.Option(help="raise stops at a video that cannot be read; skip leaves it out.")] = "raise",
+) -> None:
+    """Turn videos without labels into tasks that know their answers (VideoSSR); the same call writes the same tasks."""
+    from data_pipelines.tasks import write_videossr
+    from data_pipelines.tasks.clips import listed
+    from data_pipelines.tasks.videossr import TRAINING, TRAINING_WEIGHTS, VIUBENCH, VideoSSRTasks
+
+    chosen = listed("kinds", kinds, str) if kinds else VIUBENCH if viubench else TRAINING
+    source = VideoSSRTasks(
+        split, tuple(str(path) for path in videos), seed, chosen, frames, min_pixels,  # type: ignore[arg-type]  # checks them itself
+        max_pixels or (512 * 512 if viubench else 256 * 256), factor, weights=TRAINING_WEIGHTS if chosen == TRAINING else (),
+        on_media_error=on_media_error,  # type: ignore[arg-type]
+    )  # fmt: skip
+    for path, reason in source.library.unusable:
+        typer.echo(f"not used: {path}: {reason}", err=True)
+    written = write_videossr(source, out, n, materialize)
+    typer.echo(f"{out}: {written} tasks of {len(source.own_videos)} videos; {len(source.library.unusable)} not used")
+
+
+@tasks_app.command()
 def look(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with a tasks.jsonl.")],
     out: Annotated[Path | None, typer.Option(help="PNG to write; default: contact_sheet.png in DIR.")] = None,
@@ -168,6 +203,18 @@ def look(
 
     png = out if out is not None else folder / "contact_sheet.png"
     typer.echo(f"{png}: {draw(folder, png, count)} tasks")
+
+
+@tasks_app.command()
+def perturb(
+    source: Annotated[Path, typer.Argument(metavar="IMAGE|VIDEO", help="A picture, an animated GIF or WebP, or a folder of frames.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Draw every perturbation of a picture or video on one PNG; the same call draws the same pixels."""
+    from data_pipelines.perturb.sheet import draw_sheet
+
+    typer.echo(f"{out}: {draw_sheet(source, out, seed)} perturbations")
 
 
 @bench_app.command("group-forward")

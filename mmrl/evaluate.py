@@ -26,7 +26,7 @@ from mmrl.recipe import load_recipe
 from mmrl.samplers import first_keys
 from mmrl.seeding import stream
 from mmrl.strategies.plain import Plain
-from mmrl.types import Group, TaskKey
+from mmrl.types import Group, Task, TaskKey
 
 EXAMPLES = 12
 
@@ -49,8 +49,9 @@ def evaluate(
 
     `success`: mean over all completions; `interval`: 95 % (Wilson with one completion a task, else bootstrap over tasks); `pass@k` unbiased
     (arXiv:2107.03374, eq. 1); `table`: by the task's meta "moves" and "turns" where it has them, else by bucket; `rewards`: the mean of
-    each of these other rewards (NaN = not scored, left out), in all and by cell of the table. With `run`, the pictures of a few examples
-    are saved in it.
+    each of these other rewards (NaN = not scored, left out), in all and by cell of the table; `baselines`: what blind answers earn, the
+    mean of the tasks' meta "baselines", in all and by cell, where all of them have it. With `run`, the pictures of a few examples are saved
+    in it.
     """
     if not keys:
         raise TaskError("tasks.eval: the source has no tasks")
@@ -84,6 +85,7 @@ def evaluate(
         "interval": list(wilson(solved.sum(), len(solved)) if num_generations == 1 else bootstrap(solved.mean(1))),
         "rewards": {name: _mean(parts) for name, parts in values.items()},
         "table": _table(keys, groups, solved.mean(1), values),
+        **_baselines([group.task for group in groups]),
     }  # fmt: skip
     result |= {f"pass@{k}": float(np.mean([pass_at_k(num_generations, int(row.sum()), k) for row in solved])) for k in ks}
     if run is not None:
@@ -115,6 +117,7 @@ def table_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     out = {"eval/success": float(result["success"])}
     out |= {f"eval/{key}": float(value) for key, value in result.items() if key.startswith("pass@")}
     out |= {f"eval/rewards/{name}/mean": value for name, value in result["rewards"].items() if value is not None}
+    out |= {f"eval/baselines/{name}": value for name, value in result.get("baselines", {}).items()}
     by: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for cell in result["table"]:
         by[f"moves={cell['moves']}" if "moves" in cell else str(cell["bucket"])].append((cell["n"], cell["success"]))
@@ -152,9 +155,18 @@ def _table(
             "n": len(places),
             "success": float(rates[places].mean()),
             "rewards": {name: _mean([parts[n] for n in places]) for name, parts in values.items()},
+            **_baselines([groups[n].task for n in places]),
         }
         for cell, places in sorted(cells.items(), key=lambda item: (len(item[0]), item[0]))
     ]
+
+
+def _baselines(tasks: Sequence[Task]) -> dict[str, dict[str, float]]:
+    """{"baselines": {name: mean over the tasks}}, or nothing if one of them has none, or others than the first."""
+    found = [task.meta["baselines"] for task in tasks if isinstance(task.meta.get("baselines"), Mapping)]
+    if len(found) < len(tasks) or any(one.keys() != found[0].keys() for one in found):
+        return {}
+    return {"baselines": {name: float(np.mean([one[name] for one in found])) for name in found[0]}}
 
 
 def _example(run: Path, group: Group, solved: np.ndarray) -> dict[str, Any]:

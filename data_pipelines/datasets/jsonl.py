@@ -1,8 +1,9 @@
 """Tasks on disk: a folder with `tasks.jsonl` and `media/`, or a .jsonl file of one's own.
 
 One JSON object a line: `id`, `prompt` (chat messages), `images` (paths), `videos`, `solution`, `meta`. A video is
-{"frames": [paths], "timestamps_s": [seconds]}, or {"file": path, "indices": [frame numbers]} with an optional "size": [height, width];
-frames of files are decoded when the task is asked for, and cached. Paths are relative to the file's folder.
+{"frames": [paths], "timestamps_s": [seconds]}, or {"file": path, "indices": [frame numbers]}, optionally with a "size": [height, width], a
+clock and edits (see stored_video); frames of files are decoded when the task is asked for, and cached. Paths are relative to the file's
+folder.
 """
 
 import json
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_pipelines.datasets.stored_video import BadEntry, StoredTask, check_entry, media_of, moved
 from data_pipelines.video.cache import FrameCache
 from data_pipelines.video.pictures import read_image
 from mmrl.errors import MediaError, TaskError
@@ -29,8 +31,9 @@ TASKS = "tasks.jsonl"
 MEDIA_PER_FOLDER = 1000
 
 
-def write_tasks(tasks: Iterable[Task], folder: str | Path) -> int:
-    """Write tasks to a new folder as they come, and return their number. Pictures become PNG files without metadata.
+def write_tasks(tasks: Iterable[Task | StoredTask], folder: str | Path) -> int:
+    """Write tasks to a new folder as they come, and return their number. Pictures become PNG files without metadata; videos too, frame
+    by frame, except those of a StoredTask, whose files stay where they are.
 
     The folder appears whole or not at all: it is written beside its place and renamed. Raises TaskError if the folder exists and is not
     empty, or if there are no tasks.
@@ -58,12 +61,16 @@ def write_tasks(tasks: Iterable[Task], folder: str | Path) -> int:
     return count
 
 
-def row_of(task: Task, folder: Path, number: int) -> dict[str, Any]:
+def row_of(made: Task | StoredTask, folder: Path, number: int) -> dict[str, Any]:
     """The JSON object of a task, its media saved under `folder`."""
+    task = made if isinstance(made, Task) else made.task
     shelf = Path("media") / f"{number // MEDIA_PER_FOLDER:04d}"
     images: list[str] = []
     videos: list[dict[str, Any]] = []
     for which, media in enumerate(task.media):
+        if media.is_video and not isinstance(made, Task):
+            videos.append(moved(made.videos[len(videos)], lambda file: Path(os.path.relpath(file, folder)).as_posix()))
+            continue
         (folder / shelf).mkdir(parents=True, exist_ok=True)
         paths = []
         for frame, pixels in enumerate(media.frames):
@@ -172,8 +179,8 @@ class JsonlTasks:
     def _clip(self, video: Mapping[str, Any], number: int) -> Media:
         if "file" in video:
             try:
-                return self._cache.read(self.file.parent / video["file"], video["indices"], video.get("size"))
-            except MediaError as error:
+                return media_of(video, lambda file, indices, size: self._cache.read(self.file.parent / file, indices, size))
+            except (MediaError, ValueError) as error:  # ValueError: an edit that these frames are too few or of the wrong size for
                 raise MediaError(f"{self.file}:{number}: {error}") from error
         frames = [read_image(self.file.parent / path, f"{self.file}:{number}") for path in video["frames"]]
         sizes = {frame.shape for frame in frames}
@@ -240,7 +247,8 @@ class JsonlTasks:
         for key, path in paths:
             if not isinstance(path, str):
                 raise self._error(number, key, path, "give a path")
-            if not (self.file.parent / path).is_file():
+            place = self.file.parent / path
+            if not (place.is_file() or (place.is_dir() and key.endswith(".file"))):  # a video may be a folder of frames
                 raise MediaError(f"{self.file}:{number}: {key}: no such file {path!r} in {self.file.parent}")
 
     def _frames(self, video: Any, key: str, number: int) -> list[tuple[str, Any]]:
@@ -251,28 +259,16 @@ class JsonlTasks:
         if not isinstance(video, dict):
             raise self._error(number, key, video, remedy)
         if "file" in video:
-            return self._file(video, key, number)
+            try:
+                return list(check_entry(video, key))
+            except BadEntry as error:
+                raise self._error(number, *error.args) from error
         frames, seconds = video.get("frames"), video.get("timestamps_s")
         if not isinstance(frames, list) or not isinstance(seconds, list) or not 0 < len(frames) == len(seconds):
             raise self._error(number, key, video, remedy)
         if not all(isinstance(second, int | float) and not isinstance(second, bool) for second in seconds):
             raise self._error(number, f"{key}.timestamps_s", seconds, "give numbers")
         return [(f"{key}.frames[{i}]", path) for i, path in enumerate(frames)]
-
-    def _file(self, video: Mapping[str, Any], key: str, number: int) -> list[tuple[str, Any]]:
-        unknown = video.keys() - {"file", "indices", "size"}
-        if unknown:
-            raise self._error(number, f"{key}.{sorted(unknown)[0]}", video[sorted(unknown)[0]], "a video file has file, indices and size")
-        indices, size = video.get("indices"), video.get("size")
-        if not isinstance(indices, list) or not indices or not all(_whole(index, 0) for index in indices):
-            raise self._error(number, f"{key}.indices", indices, "give the numbers of its frames, from 0")
-        if size is not None and not (isinstance(size, list) and len(size) == 2 and all(_whole(side, 1) for side in size)):
-            raise self._error(number, f"{key}.size", size, "give [height, width] in pixels, or leave it out")
-        return [(f"{key}.file", video["file"])]
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def media_parts(messages: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ from data_pipelines.datasets.jsonl import JsonlTasks, write_tasks
 from data_pipelines.tasks.clips import ClipTasks, Split, synthetic_clip
 from data_pipelines.tasks.contact_sheet import contact_sheet
 from data_pipelines.tasks.maze import MazeTasks
+from data_pipelines.tasks.videossr import VideoSSRTasks
 from data_pipelines.video.encode import pyav, write_video
 from mmrl.errors import TaskError
 from mmrl.types import Task, TaskKey
@@ -79,6 +80,20 @@ def beside(out: Path) -> Path:
     folder = Path(mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     folder.chmod(0o755)
     return folder
+
+
+def write_videossr(source: VideoSSRTasks, out: str | Path, n: int | None = None, materialize: bool = False) -> int:
+    """Write the first `n` tasks of a source over videos to the new folder `out`; return their number. None: one of each kind a video.
+
+    Videos are written as file, frame numbers and edits; `materialize` writes their frames as PNG instead. MediaError for a video that
+    cannot be read: nothing is written then.
+    """
+    if n is None:
+        n = len(source.own_videos) * len(source.kinds)
+    if n < 1:
+        raise TaskError(f"videossr: n={n}: give 1 or more")
+    keys = (source.key(i) for i in range(n))
+    return write_tasks((source.task(key) if materialize else source.stored(key) for key in keys), out)
 
 
 def look(folder: str | Path, out_png: str | Path, count: int) -> int:

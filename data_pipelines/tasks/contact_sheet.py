@@ -1,6 +1,7 @@
 """A data set at a glance: many tasks on one picture."""
 
 from collections.abc import Sequence
+from math import inf
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,6 +18,8 @@ PER_ROW = 4
 ROWS = 3
 """Most rows for all videos of a task; each has at least one."""
 PAPER, CARD, EDGE, INK, FAINT, ACCENT = (241, 244, 248), (255, 255, 255), (215, 221, 229), (23, 30, 42), (107, 116, 130), (29, 78, 216)
+ROUNDED = 0.05
+"""Seconds by which a span in tenths of a second may miss its frames."""
 LINES = 6
 """Most lines of a text."""
 
@@ -70,7 +73,7 @@ def shown(task: Task) -> Image.Image | None:
     videos = [media for media in task.media if media.is_video]
     rows = [in_a_row(stills, len(stills))] if stills else []
     for video in videos:
-        rows += film(video, max(1, ROWS // len(videos)))
+        rows += film(video, max(1, ROWS // len(videos)), task.meta.get("span_s"))
     if not rows:
         return None
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows) + 4 * (len(rows) - 1)), CARD)
@@ -81,19 +84,21 @@ def shown(task: Task) -> Image.Image | None:
     return sheet
 
 
-def film(video: Media, rows: int) -> list[Image.Image]:
-    """Rows of evenly spread frames, the first and the last among them, with their seconds below."""
+def film(video: Media, rows: int, span_s: Sequence[float] | None = None) -> list[Image.Image]:
+    """Rows of evenly spread frames, the first and the last among them, with their seconds below: in colour inside the true span."""
     assert video.timestamps_s is not None
     count, most = len(video.frames), PER_ROW * rows
     kept = list(range(count)) if count <= most else [i * (count - 1) // (most - 1) for i in range(most)]
+    low, high = span_s or (inf, -inf)
+    words = [(f"{second:.4g} s", ACCENT if low - ROUNDED <= second < high - ROUNDED else FAINT) for second in video.timestamps_s]
     return [
-        in_a_row([Image.fromarray(video.frames[i]) for i in some], PER_ROW, [f"{video.timestamps_s[i]:.4g} s" for i in some])
+        in_a_row([Image.fromarray(video.frames[i]) for i in some], PER_ROW, [words[i] for i in some])
         for some in (kept[at : at + PER_ROW] for at in range(0, len(kept), PER_ROW))
     ]
 
 
-def in_a_row(pictures: Sequence[Image.Image], places: int, below: Sequence[str] = ()) -> Image.Image:
-    """Pictures side by side, each in one of `places` equal shares of a card's width, with words below."""
+def in_a_row(pictures: Sequence[Image.Image], places: int, below: Sequence[tuple[str, tuple[int, int, int]]] = ()) -> Image.Image:
+    """Pictures side by side, each in one of `places` equal shares of a card's width, with words below in their colours."""
     width = max(1, (WIDTH - 4 * (places - 1)) // places)
     small = [scaled(picture, width) for picture in pictures]
     height = max(one.height for one in small)
@@ -102,7 +107,8 @@ def in_a_row(pictures: Sequence[Image.Image], places: int, below: Sequence[str] 
     for i, one in enumerate(small):
         row.paste(one, (left, 0))
         if below:
-            pen.text((left + one.width // 2, height + 1), below[i], fill=FAINT, font=ImageFont.load_default(10), anchor="ma")
+            words, colour = below[i]
+            pen.text((left + one.width // 2, height + 1), words, fill=colour, font=ImageFont.load_default(10), anchor="ma")
         left += one.width + 4
     return row
 

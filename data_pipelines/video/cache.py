@@ -114,6 +114,10 @@ class FrameCache:
                     media = self._store(entry, media)
         return media
 
+    def content(self, path: str | Path) -> str:
+        """Digest of a file's bytes, 40 hexadecimal digits: its name wherever it lies. Remembered for as long as the file stays as it is."""
+        return self._content(Path(path), _state(Path(path)))
+
     def _key(self, content: str, indices: np.ndarray, size: tuple[int, int] | None, resizes: str) -> str:
         asked = blake2b(json.dumps([FORMAT, content, size, resizes if size else None]).encode(), digest_size=20)
         asked.update(indices.astype("<i8").tobytes())

@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mmrl import cli
 from mmrl.recipe import load_recipe, to_yaml
@@ -100,6 +102,34 @@ def test_tasks_footage(mmrl, tmp_path):
     code, out, err = mmrl("tasks", "footage", "--n", "2", "--num-frames", "8", "--height", "56", "--out", "videos")
     assert (code, out) == (0, "videos: 2 videos\n"), err
     assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["0000000.mp4", "0000001.mp4"]
+
+
+def test_tasks_perturb(mmrl, stand_in, tmp_path):
+    calls = stand_in("data_pipelines.perturb.sheet", "draw_sheet", 19)
+    assert mmrl("tasks", "perturb", "cat.png", "--out", "sheet.png", "--seed", "3")[:2] == (0, "sheet.png: 19 perturbations\n")
+    assert calls == [((Path("cat.png"), Path("sheet.png"), 3), {})]
+
+
+def test_tasks_video_names_what_it_cannot_use(mmrl, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMRL_CACHE", str(tmp_path / "cache"))
+    for name, count in (("long", 20), ("short", 5)):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "timestamps.json").write_text('{"fps": 5}')
+        for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (count, 56, 56, 3), np.uint8)):
+            Image.fromarray(pixels).save(tmp_path / "in" / name / f"{number}.png")
+    small = ("--frames", "12", "--min-pixels", "3136", "--max-pixels", "3136", "--kinds", "jigsaw-3,counting-easy")
+    code, out, error = mmrl("tasks", "video", "in", "--out", "made", *small)
+    assert (code, out) == (0, "made: 2 tasks of 1 videos; 1 not used\n")
+    assert error.startswith("not used: in/short: the middle 90 % of 5 frames cannot give 12")
+    (tmp_path / "in" / "bad.mp4").write_bytes(b"no video at all")
+    code, _, error = mmrl("tasks", "video", "in", "--out", "again", *small)
+    assert code == 2
+    assert error.startswith("mmrl: in/bad.mp4: ")
+    assert not (tmp_path / "again").exists()
+    code, out, error = mmrl("tasks", "video", "in", "--out", "again", *small, "--n", "3", "--on-media-error", "skip")
+    assert (code, out) == (0, "again: 3 tasks of 1 videos; 2 not used\n")
+    assert error.startswith("not used: in/bad.mp4: ")
+    assert len((tmp_path / "again" / "tasks.jsonl").read_text().splitlines()) == 3
 
 
 def test_what_a_user_can_mend_is_one_paragraph_and_exit_code_2(mmrl):

@@ -115,6 +115,27 @@ def test_other_rewards_are_measured_beside_success():
     assert table_metrics(result)["eval/rewards/three/mean"] == 2.25
 
 
+class Blind(Source):
+    """Bucket "a": a best constant that earns 0.3 (task 0) or 0.5; bucket "b" has no baselines."""
+
+    buckets = ("a", "b")
+
+    def task(self, key):
+        meta = {"baselines": {"constant": 0.3 + 0.2 * (key.index > 0), "chance": 0.25}} if key.bucket == "a" else {}
+        return Task(f"{key.bucket}/{key.index}", (), (), "", meta)
+
+
+def test_what_blind_answers_earn_stands_beside_what_was_earned():
+    keys = [TaskKey("a", 0), TaskKey("a", 1)]
+    result = evaluate(Blind(), keys, Written(), make_prompts, Yes(), Sampling())
+    assert result["baselines"] == {"constant": pytest.approx(0.4), "chance": 0.25}
+    assert result["table"][0]["baselines"] == result["baselines"]
+    assert table_metrics(result)["eval/baselines/constant"] == pytest.approx(0.4)
+    mixed = evaluate(Blind(), [*keys, TaskKey("b", 0)], Written(), make_prompts, Yes(), Sampling())
+    assert "baselines" not in mixed
+    assert ["baselines" in cell for cell in mixed["table"]] == [True, False]
+
+
 def test_one_completion_a_task_has_wilsons_interval():
     result = evaluated()
     assert result["success"] == pytest.approx(4 / 6)  # tasks 1 and 2 of both buckets

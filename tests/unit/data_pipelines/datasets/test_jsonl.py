@@ -111,7 +111,7 @@ VIDEO = {**ROW, "prompt": [{"role": "user", "content": [{"type": "video"}]}], "i
         ({**VIDEO, "videos": [{"file": "p.png", "indices": [-1]}]}, TaskError, r":2: videos\[0\].indices: got \[-1\]"),
         ({**VIDEO, "videos": [{"file": "p.png", "indices": [0.5]}]}, TaskError, r":2: videos\[0\].indices: got \[0.5\]"),
         ({**VIDEO, "videos": [{"file": "p.png", "indices": [0], "size": [8]}]}, TaskError, r":2: videos\[0\].size: got \[8\]"),
-        ({**VIDEO, "videos": [{"file": "p.png", "indices": [0], "fps": 2}]}, TaskError, r":2: videos\[0\].fps: got 2; a video file has"),
+        ({**VIDEO, "videos": [{"file": "p.png", "indices": [0], "rate": 2}]}, TaskError, r":2: videos\[0\].rate: got 2; a video file has"),
         ({**VIDEO, "videos": [5]}, TaskError, r":2: videos\[0\]: got 5"),
         ({**VIDEO, "videos": [{"frames": ["p.png"], "timestamps_s": [0, 1]}]}, TaskError, r":2: videos\[0\]: got .*as many of the one"),
         ({**VIDEO, "videos": [{"frames": ["p.png"], "timestamps_s": ["0"]}]}, TaskError, r":2: videos\[0\].timestamps_s: got \['0'\]"),

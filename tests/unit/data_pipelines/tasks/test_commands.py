@@ -3,8 +3,9 @@ import pytest
 from PIL import Image
 
 from data_pipelines.datasets.jsonl import JsonlTasks
-from data_pipelines.tasks import commands, look, make_mazes, write_clips, write_footage
+from data_pipelines.tasks import commands, look, make_mazes, write_clips, write_footage, write_videossr
 from data_pipelines.tasks.clips import ClipTasks
+from data_pipelines.tasks.videossr import VideoSSRTasks
 from mmrl.errors import MediaError, TaskError
 from mmrl.types import TaskKey
 
@@ -92,3 +93,18 @@ def test_clips_that_cannot_be_written_leave_nothing(tmp_path, monkeypatch):
     with pytest.raises(MediaError, match="disk full"):
         write_footage(tmp_path / "x", 2, "train", 0, 8, 56, 56, 2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_write_videossr_writes_one_task_of_each_kind_a_video_by_default(films, tmp_path):
+    source = VideoSSRTasks("all", (str(films),), kinds=("grounding-mirror", "jigsaw-3"), frames=12, min_pixels=3136, max_pixels=4704)
+    assert write_videossr(source, tmp_path / "a") == 10
+    assert write_videossr(source, tmp_path / "b") == 10
+    assert (tmp_path / "a" / "tasks.jsonl").read_bytes() == (tmp_path / "b" / "tasks.jsonl").read_bytes()
+    assert write_videossr(source, tmp_path / "pictures", 2, materialize=True) == 2
+    assert {path.suffix for path in (tmp_path / "pictures" / "media").rglob("*.*")} == {".png"}
+    back = JsonlTasks(str(tmp_path / "a"), bucket_by="variant")
+    assert [back.size(bucket) for bucket in back.buckets] == [5, 5]
+    assert look(tmp_path / "a", tmp_path / "sheet.png", 4) == 4
+    with pytest.raises(TaskError, match="n=0"):
+        write_videossr(source, tmp_path / "c", 0)
+    assert not (tmp_path / "c").exists()

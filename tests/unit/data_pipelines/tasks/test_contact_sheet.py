@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from data_pipelines.tasks.contact_sheet import LINES, PAPER, WIDTH, card, contact_sheet, film, maze_picture, question, shown, wrap
+from data_pipelines.tasks.contact_sheet import ACCENT, LINES, PAPER, WIDTH, card, contact_sheet, film, maze_picture, question, shown, wrap
 from data_pipelines.tasks.maze import MazeTasks
 from data_pipelines.tasks.maze_render import ROUTE
 from mmrl.types import Media, Task, TaskKey
@@ -38,6 +40,19 @@ def test_the_solution_is_drawn_into_the_maze(fields):
 def test_other_tasks_show_their_picture_or_frames(task):
     green = (pixels(card(task)) == (10, 200, 30)).all(axis=-1)
     assert green.any(axis=0).sum() == 90 if len(task.media[0].frames) == 1 else green.any(axis=0).sum() > 200
+
+
+def test_seconds_inside_the_true_span_are_coloured():
+    """Nine frames at 0, 0.5, … 4 seconds; in tenths of a second a span may begin a little late."""
+    task = plain(9, video=True)
+    spans = {"none": {}, "two": {"span_s": [1.04, 2.0]}, "all": {"span_s": [0.0, 9.0]}}
+    blue = {}
+    for name, meta in spans.items():
+        picture = shown(replace(task, meta=meta))
+        assert picture is not None
+        blue[name] = int((abs(pixels(picture) - ACCENT).max(axis=-1) < 60).sum())
+    assert blue["none"] == 0
+    assert 0 < blue["two"] < blue["all"] / 3
 
 
 def test_a_task_of_text_alone_has_a_card():

@@ -1,0 +1,1 @@
+"""Perturbations of pictures and videos, and what `mmrl tasks perturb` calls."""

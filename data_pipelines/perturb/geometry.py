@@ -1,0 +1,154 @@
+"""Perturbations of place: zooms, turns and flips. The frames keep their size, so the picture's tokens keep their number and positions."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.perturb.checks import share, within
+from data_pipelines.perturb.pixels import turned
+from mmrl.types import Media
+
+LANCZOS = Image.Resampling.LANCZOS
+
+
+@dataclass(frozen=True)
+class ZoomIn:
+    """Cuts out the middle, smaller by a factor U(low, high), and enlarges it to full size with Lanczos's filter.
+
+    VideoSSR, arXiv:2511.06281: 1.3 to 1.5, drawn for each frame. The resampling is Pillow's. Pictures and videos.
+    """
+
+    low: float = 1.3
+    """1 to `high`."""
+    high: float = 1.5
+    """`low` to 8."""
+    per_frame: bool = True
+    """False: one draw for all frames."""
+    strength: float = 1.0
+    """How far the factor is taken from 1, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        check_zoom(self)
+
+    def __call__(self, media: Media, rng: np.random.Generator) -> Media:
+        target = np.empty_like(media.frames)
+        for frame, into, (top, left, high, wide) in zip(media.frames, target, middles(self, media, rng), strict=True):
+            inner = Image.fromarray(frame[top : top + high, left : left + wide])
+            into[...] = np.asarray(inner.resize((frame.shape[1], frame.shape[0]), LANCZOS))
+        return Media(target, media.timestamps_s)
+
+
+@dataclass(frozen=True)
+class ZoomOut:
+    """Shrinks the frame by a factor U(low, high) and puts it in the middle of a black one.
+
+    VideoSSR, arXiv:2511.06281: 1.2 to 1.4; that each frame has its own draw and the filter is Lanczos's is ours, after its ZoomIn. The
+    resampling is Pillow's. Pictures and videos.
+    """
+
+    low: float = 1.2
+    """1 to `high`."""
+    high: float = 1.4
+    """`low` to 8."""
+    per_frame: bool = True
+    """False: one draw for all frames."""
+    strength: float = 1.0
+    """How far the factor is taken from 1, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        check_zoom(self)
+
+    def __call__(self, media: Media, rng: np.random.Generator) -> Media:
+        target = np.zeros_like(media.frames)
+        for frame, into, (top, left, high, wide) in zip(media.frames, target, middles(self, media, rng), strict=True):
+            into[top : top + high, left : left + wide] = np.asarray(Image.fromarray(frame).resize((wide, high), LANCZOS))
+        return Media(target, media.timestamps_s)
+
+
+def check_zoom(zoom: ZoomIn | ZoomOut) -> None:
+    within("low", zoom.low, 1, 8)
+    within("high", zoom.high, zoom.low, 8)
+    share("strength", zoom.strength)
+
+
+def middles(zoom: ZoomIn | ZoomOut, media: Media, rng: np.random.Generator) -> np.ndarray:
+    """int64 [F, 4]: top, left, height and width of the middle that is smaller by each frame's factor."""
+    count, height, width, _ = media.frames.shape
+    draws = np.broadcast_to(rng.random(count if zoom.per_frame else 1), count)
+    factors = 1 + (zoom.low - 1 + (zoom.high - zoom.low) * draws) * zoom.strength
+    sizes = np.maximum(1, (np.array([height, width]) / factors[:, None]).astype(np.int64))
+    return np.concatenate([([height, width] - sizes) // 2, sizes], axis=1)
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """Turns every frame by 180 degrees (VideoSSR, arXiv:2511.06281; its authors' code also has 90 and 270). No randomness."""
+
+    degrees: Literal[90, 180, 270] = 180
+    """Anticlockwise. 90 and 270 need square frames, since the size must stay."""
+
+    def __post_init__(self) -> None:
+        if self.degrees not in (90, 180, 270):
+            raise ValueError(f"degrees must be 90, 180 or 270; got {self.degrees}")
+
+    def __call__(self, media: Media, rng: np.random.Generator) -> Media:
+        if self.degrees == 180:
+            return Media(turned(media.frames), media.timestamps_s)
+        height, width = media.frames.shape[1:3]
+        if height != width:
+            raise ValueError(
+                f"frames of {height} x {width} pixels cannot be turned by {self.degrees} degrees in place; use 180, or square frames"
+            )
+        across = media.frames.transpose(0, 2, 1, 3)
+        return Media(np.ascontiguousarray(across[:, ::-1] if self.degrees == 90 else across[:, :, ::-1]), media.timestamps_s)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirrors every frame (VideoSSR's Mirror, arXiv:2511.06281: left and right). No randomness. Changes what text and "left" mean."""
+
+    horizontal: bool = True
+    """Left becomes right."""
+    vertical: bool = False
+    """Top becomes bottom."""
+
+    def __post_init__(self) -> None:
+        if not (self.horizontal or self.vertical):
+            raise ValueError("horizontal and vertical are both false; a flip needs one of them")
+
+    def __call__(self, media: Media, rng: np.random.Generator) -> Media:
+        frames = media.frames
+        if self.horizontal:  # a turn and a flip of whole rows is several times faster than reversing each row
+            frames = turned(frames)
+        if self.horizontal != self.vertical:
+            frames = np.ascontiguousarray(frames[:, ::-1])
+        return Media(frames, media.timestamps_s)
+
+
+@dataclass(frozen=True)
+class Tilt:
+    """Turns every frame about its middle by one angle U(-degrees, degrees); corners that come into view are black.
+
+    VOGUE, arXiv:2510.01444: 10 degrees. The size stays; nearest neighbour, as torchvision's RandomRotation, which its authors use. One
+    draw for all frames. Pictures and videos.
+    """
+
+    degrees: float = 10.0
+    """Largest angle, 0 to 180."""
+    strength: float = 1.0
+    """Factor on the angle, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        within("degrees", self.degrees, 0, 180)
+        share("strength", self.strength)
+
+    def __call__(self, media: Media, rng: np.random.Generator) -> Media:
+        angle = self.degrees * self.strength * (2 * rng.random() - 1)
+        if not angle:
+            return media
+        target = np.empty_like(media.frames)
+        for frame, into in zip(media.frames, target, strict=True):
+            into[...] = np.asarray(Image.fromarray(frame).rotate(angle))
+        return Media(target, media.timestamps_s)

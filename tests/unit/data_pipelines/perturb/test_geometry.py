@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.perturb.geometry import LANCZOS, middles
+from data_pipelines.perturb.ops import Flip, Rotate, Tilt, ZoomIn, ZoomOut
+from mmrl.types import Media
+
+SMALL = Media(np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3))
+
+
+def first_channel(op, rng) -> list:
+    return op(SMALL, rng).frames[0, :, :, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("op", "expected"),  # of [[0, 3], [6, 9]]
+    [
+        (Rotate(180), [[9, 6], [3, 0]]),
+        (Rotate(90), [[3, 9], [0, 6]]),
+        (Rotate(270), [[6, 0], [9, 3]]),
+        (Flip(), [[3, 0], [9, 6]]),
+        (Flip(horizontal=False, vertical=True), [[6, 9], [0, 3]]),
+        (Flip(vertical=True), [[9, 6], [3, 0]]),
+    ],
+)
+def test_turns_and_flips_by_hand(op, expected, rng):
+    assert first_channel(op, rng) == expected
+
+
+def test_turns_and_flips_of_many_pixels(clip, rng):
+    frames = clip.frames
+    assert (Rotate(180)(clip, rng).frames == frames[:, ::-1, ::-1]).all()
+    assert (Flip()(clip, rng).frames == frames[:, :, ::-1]).all()
+    assert (Flip(horizontal=False, vertical=True)(clip, rng).frames == frames[:, ::-1]).all()
+    square = Media(frames[:, :, :60])
+    assert (Rotate(90)(square, rng).frames == np.rot90(square.frames, 1, (1, 2))).all()
+    assert (Rotate(270)(square, rng).frames == np.rot90(square.frames, 3, (1, 2))).all()
+
+
+def test_a_quarter_turn_of_a_frame_that_is_not_square_is_refused(clip, rng):
+    with pytest.raises(ValueError, match="frames of 60 x 90 pixels cannot be turned by 90 degrees in place; use 180, or square frames"):
+        Rotate(90)(clip, rng)
+
+
+def test_zoom_in_is_the_middle_enlarged(picture, rng):
+    after = ZoomIn(1.5, 1.5)(picture, rng).frames[0]
+    middle = Image.fromarray(picture.frames[0]).crop((12, 15, 62, 75))  # 75 / 1.5 = 50 of 75 columns, 60 of 90 rows
+    assert (after == np.asarray(middle.resize((75, 90), LANCZOS))).all()
+
+
+def test_zoom_out_is_the_whole_shrunk_on_black(picture, rng):
+    after = ZoomOut(1.25, 1.25)(picture, rng).frames[0].copy()  # 60 of 75 columns from 7, 72 of 90 rows from 9
+    assert (after[9:81, 7:67] == np.asarray(Image.fromarray(picture.frames[0]).resize((60, 72), LANCZOS))).all()
+    after[9:81, 7:67] = 0
+    assert not after.any()
+
+
+def test_zooms_draw_for_each_frame_or_once(rng):
+    media = Media(np.zeros((200, 400, 300, 3), np.uint8))
+    own = middles(ZoomIn(1.3, 1.5), media, rng)
+    factors = 400 / own[:, 2]
+    assert factors.min() == pytest.approx(1.3, abs=0.01)
+    assert factors.max() == pytest.approx(1.5, abs=0.01)
+    assert factors.mean() == pytest.approx(1.4, abs=0.01)
+    shared = middles(ZoomIn(1.3, 1.5, per_frame=False), media, rng)
+    assert (shared == shared[0]).all()
+    assert (middles(ZoomIn(strength=0.0), media, rng) == (0, 0, 400, 300)).all()
+
+
+def test_tilt_is_one_angle_within_its_limit(clip):
+    class Highest:
+        def random(self) -> float:
+            return 1.0
+
+    after = Tilt(10)(clip, Highest()).frames
+    for frame, expected in zip(after, clip.frames, strict=True):
+        assert (frame == np.asarray(Image.fromarray(expected).rotate(10))).all()
+    assert not after[:, 0, 0].any()  # a corner came into view
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ZoomIn(0.9), r"low must lie in \[1, 8\]; got 0.9"),
+        (lambda: ZoomOut(1.4, 1.2), r"high must lie in \[1.4, 8\]; got 1.2"),
+        (lambda: Rotate(45), "degrees must be 90, 180 or 270; got 45"),
+        (lambda: Flip(horizontal=False), "a flip needs one of them"),
+        (lambda: Tilt(-3), r"degrees must lie in \[0, 180\]; got -3"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
