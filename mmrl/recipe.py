@@ -58,6 +58,9 @@ class ModelSection:
     """Run the Python code that comes with a hub model."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward: less memory, more time, same gradient."""
+    timestamps: Literal["own", "interleaved"] = "own"
+    """How the times of a clip reach the model: "own", as its family does it (Qwen2.5-VL in positions, Qwen3-VL in words); "interleaved", as
+    text such as "1.0s" before each pair of frames (TimeLens, arXiv:2512.14698), which Qwen3-VL does not take."""
     lora: LoraSection | None = None
     """Low-rank adapters; null trains all weights."""
     reference: str | None = None

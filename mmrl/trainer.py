@@ -90,7 +90,7 @@ class Trainer:
         needs = {need for term in self.terms for need in term.term.needs}
         needs_ref = "ref_logps" in needs or recipe.update.kl_in_reward > 0
         self.reference = load_reference(recipe.model, self.policy) if needs_ref else None
-        self.make_prompts = PromptMaker(self.processor, self.policy.layout)
+        self.make_prompts = PromptMaker(self.processor, self.policy.layout, timestamps=recipe.model.timestamps)
         self.engine.attach(self.processor)
         self.collector = Collector(
             source, sampler, self.engine, strategy, self.make_prompts, rewards, success, rollout.num_generations,
