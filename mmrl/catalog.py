@@ -7,6 +7,8 @@ CATALOG: dict[str, dict[str, str]] = {
     "task_source": {
         "maze": "data_pipelines.tasks.maze:MazeTasks",
         "jsonl": "data_pipelines.datasets.jsonl:JsonlTasks",
+        "grounding": "data_pipelines.datasets.grounding:GroundingTasks",
+        "subset": "data_pipelines.datasets.subset:SubsetTasks",
     },
     "task_sampler": {
         "uniform": "mmrl.samplers:UniformSampler",

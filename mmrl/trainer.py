@@ -131,8 +131,10 @@ class Trainer:
         return self.folder
 
     def _watch(self, metrics: Mapping[str, float]) -> None:
-        """Shows early_stop its metric. The first rank's value counts: times differ between ranks."""
-        rule = self.recipe.trainer.early_stop
+        """Shows early_stop its metric. The first rank's value counts: times differ between ranks. And plateau its two, which do not."""
+        rule, plateau = self.recipe.trainer.early_stop, self.recipe.trainer.plateau
+        if plateau is not None:
+            self.state.note(plateau, metrics)
         if rule is not None and rule.metric in metrics:
             self.state.watch(rule, gather_from_ranks([metrics[rule.metric]])[0][0])
 
