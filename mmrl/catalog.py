@@ -6,6 +6,7 @@ An axis is a protocol of mmrl/protocols.py in snake case. Code outside this proj
 CATALOG: dict[str, dict[str, str]] = {
     "task_source": {
         "maze": "data_pipelines.tasks.maze:MazeTasks",
+        "clips": "data_pipelines.tasks.clips:ClipTasks",
         "jsonl": "data_pipelines.datasets.jsonl:JsonlTasks",
         "grounding": "data_pipelines.datasets.grounding:GroundingTasks",
         "subset": "data_pipelines.datasets.subset:SubsetTasks",

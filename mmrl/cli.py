@@ -113,6 +113,50 @@ def maze(
 
 
 @tasks_app.command()
+def clips(
+    n: Annotated[int, typer.Option("--n", min=1, help="How many.")],
+    out: Annotated[Path, typer.Option(help="New folder for tasks.jsonl and media/.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    split: Annotated[str, typer.Option(help="train or test; they share no layout.")] = "train",
+    kinds: Annotated[
+        str, typer.Option(help="Kinds of question, with commas between.")
+    ] = "counting,order,direction,speed,grounding,first_frame",
+    levels: Annotated[str, typer.Option(help="Of 1, 2 and 3, the hardest.")] = "1,2,3",
+    num_frames: Annotated[int, typer.Option(help="8 to 64.")] = 12,
+    height: Annotated[int, typer.Option(help="A multiple of 28.")] = 56,
+    width: Annotated[int, typer.Option(help="A multiple of 28.")] = 56,
+    fps: Annotated[int, typer.Option(help="1, 2, 4, 5, 10, 20 or 25.")] = 2,
+    background: Annotated[str, typer.Option(help="plain or textured.")] = "plain",
+    videos: Annotated[bool, typer.Option("--videos", help="Also encode each clip as an .mp4 in videos/; needs PyAV.")] = False,
+) -> None:
+    """Write N short videos of moving shapes with a question each; the same call writes the same pixels on every machine."""
+    from data_pipelines.tasks import write_clips
+    from data_pipelines.tasks.clips import ClipTasks, listed
+
+    asked, hard = listed("kinds", kinds, str), listed("levels", levels, int)
+    source = ClipTasks(split, seed, asked, hard, num_frames, height, width, fps, background)  # type: ignore[arg-type]  # checks them itself
+    typer.echo(f"{out}: {write_clips(source, n, out, videos)} tasks")
+
+
+@tasks_app.command()
+def footage(
+    n: Annotated[int, typer.Option("--n", min=1, help="How many.")],
+    out: Annotated[Path, typer.Option(help="New folder for the .mp4 files.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    split: Annotated[str, typer.Option(help="train or test; they share no layout.")] = "train",
+    num_frames: Annotated[int, typer.Option(help="8 to 1024.")] = 64,
+    height: Annotated[int, typer.Option(help="A multiple of 28.")] = 112,
+    width: Annotated[int, typer.Option(help="A multiple of 28.")] = 112,
+    fps: Annotated[int, typer.Option(min=1, help="Frames a second.")] = 4,
+) -> None:
+    """Write N videos of moving shapes without a question, to try video commands with; needs PyAV."""
+    from data_pipelines.tasks import write_footage
+
+    written = write_footage(out, n, split, seed, num_frames, height, width, fps)  # type: ignore[arg-type]  # split is checked there
+    typer.echo(f"{out}: {written} videos")
+
+
+@tasks_app.command()
 def look(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with a tasks.jsonl.")],
     out: Annotated[Path | None, typer.Option(help="PNG to write; default: contact_sheet.png in DIR.")] = None,

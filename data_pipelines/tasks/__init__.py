@@ -1,5 +1,5 @@
-"""Generators of tasks, one per file, and what `mmrl tasks` calls."""
+"""Generators of tasks, and what `mmrl tasks` calls."""
 
-from data_pipelines.tasks.commands import look, make_mazes
+from data_pipelines.tasks.commands import look, make_mazes, write_clips, write_footage
 
-__all__ = ["look", "make_mazes"]
+__all__ = ["look", "make_mazes", "write_clips", "write_footage"]

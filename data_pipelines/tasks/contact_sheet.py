@@ -12,8 +12,10 @@ WIDTH = 300
 PAD = 14
 PICTURE = 280
 """Tallest picture."""
-FRAMES = 4
-"""Frames shown of a video."""
+PER_ROW = 4
+"""Frames of a video in a row."""
+ROWS = 3
+"""Most rows for all videos of a task; each has at least one."""
 PAPER, CARD, EDGE, INK, FAINT, ACCENT = (241, 244, 248), (255, 255, 255), (215, 221, 229), (23, 30, 42), (107, 116, 130), (29, 78, 216)
 LINES = 6
 """Most lines of a text."""
@@ -61,20 +63,48 @@ def card(task: Task) -> Image.Image:
 
 
 def shown(task: Task) -> Image.Image | None:
-    """The task's media side by side, or the maze with its solution; None for a task of text alone."""
+    """The task's pictures side by side and its videos below, or the maze with its solution; None for a task of text alone."""
     if {"rows", "cols", "openings", "start", "goal"} <= task.meta.keys():
         return maze_picture(task)
-    if not task.media:
+    stills = [Image.fromarray(media.frames[0]) for media in task.media if not media.is_video]
+    videos = [media for media in task.media if media.is_video]
+    rows = [in_a_row(stills, len(stills))] if stills else []
+    for video in videos:
+        rows += film(video, max(1, ROWS // len(videos)))
+    if not rows:
         return None
-    stills = [still for media in task.media for still in some_frames(media)]
-    width = (WIDTH - 4 * (len(stills) - 1)) // len(stills)
-    small = [scaled(still, max(1, width)) for still in stills]
-    strip = Image.new("RGB", (sum(one.width for one in small) + 4 * (len(small) - 1), max(one.height for one in small)), CARD)
-    left = 0
-    for one in small:
-        strip.paste(one, (left, 0))
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows) + 4 * (len(rows) - 1)), CARD)
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height + 4
+    return sheet
+
+
+def film(video: Media, rows: int) -> list[Image.Image]:
+    """Rows of evenly spread frames, the first and the last among them, with their seconds below."""
+    assert video.timestamps_s is not None
+    count, most = len(video.frames), PER_ROW * rows
+    kept = list(range(count)) if count <= most else [i * (count - 1) // (most - 1) for i in range(most)]
+    return [
+        in_a_row([Image.fromarray(video.frames[i]) for i in some], PER_ROW, [f"{video.timestamps_s[i]:.4g} s" for i in some])
+        for some in (kept[at : at + PER_ROW] for at in range(0, len(kept), PER_ROW))
+    ]
+
+
+def in_a_row(pictures: Sequence[Image.Image], places: int, below: Sequence[str] = ()) -> Image.Image:
+    """Pictures side by side, each in one of `places` equal shares of a card's width, with words below."""
+    width = max(1, (WIDTH - 4 * (places - 1)) // places)
+    small = [scaled(picture, width) for picture in pictures]
+    height = max(one.height for one in small)
+    row = Image.new("RGB", (sum(one.width for one in small) + 4 * (len(small) - 1), height + (14 if below else 0)), CARD)
+    pen, left = ImageDraw.Draw(row), 0
+    for i, one in enumerate(small):
+        row.paste(one, (left, 0))
+        if below:
+            pen.text((left + one.width // 2, height + 1), below[i], fill=FAINT, font=ImageFont.load_default(10), anchor="ma")
         left += one.width + 4
-    return strip
+    return row
 
 
 def maze_picture(task: Task) -> Image.Image:
@@ -84,12 +114,6 @@ def maze_picture(task: Task) -> Image.Image:
     own = task.media[0].frames[0] if task.media and task.media[0].frames.shape[1:3] in sizes else render(task.meta)
     scale = max(1, min(WIDTH // own.shape[1], PICTURE // own.shape[0]))
     return scaled(draw_path(Image.fromarray(own), task.meta, moves_of(task.solution), scale=scale), WIDTH)
-
-
-def some_frames(media: Media) -> list[Image.Image]:
-    count = len(media.frames)
-    kept = range(count) if count <= FRAMES else [i * (count - 1) // (FRAMES - 1) for i in range(FRAMES)]
-    return [Image.fromarray(media.frames[i]) for i in kept]
 
 
 def scaled(image: Image.Image, width: int) -> Image.Image:

@@ -1,14 +1,13 @@
 """Mazes with exact control of moves and turns (Ariadne, arXiv:2511.00710), endless and by key."""
 
-import math
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal
 
+from data_pipelines.tasks.keyed import check_weights, dealt_key
 from data_pipelines.tasks.maze_check import check_maze
-from data_pipelines.tasks.maze_layout import Request, draw_item, feasible, grid, most_moves, shuffle, turns_of, words
+from data_pipelines.tasks.maze_layout import Request, draw_item, feasible, grid, most_moves, turns_of
 from data_pipelines.tasks.maze_render import render
 from data_pipelines.tasks.maze_words import checklist, perception, text_view
 from mmrl.errors import TaskError
@@ -21,7 +20,6 @@ ARIADNE_TRAIN_TASKS = 4700
 """1050 + 900 + 800 + 900 + 1050."""
 
 LARGEST_SIDE = 20
-LARGEST_BLOCK = 10_000
 TEXT_LEGEND = "The maze as text: + - and | are walls, gaps are open."
 
 
@@ -76,10 +74,7 @@ class MazeTasks:
         if not self.question.strip():
             raise TaskError("maze: question is empty")
         self._check_loops()
-        buckets = self.buckets
-        sound = len(self.weights) == len(buckets) and all(0 <= weight < math.inf for weight in self.weights) and any(self.weights)
-        if self.weights and not sound:
-            raise TaskError(f"maze: weights={self.weights}: give {len(buckets)} finite numbers >= 0, not all 0, one for each of {buckets}")
+        check_weights("maze", self.weights, self.buckets)
 
     def _check_loops(self) -> None:
         """Raises also if it would open nothing, or leave one layout only, which one split alone can own."""
@@ -140,12 +135,7 @@ class MazeTasks:
         The block is the shortest one that the weights, as written in decimals, divide without remainder: for Ariadne's weights 94 tasks,
         so 4,700 tasks hold 1050, 900, 800, 900 and 1050. Past 10,000 it is 1,000 tasks instead. The order inside a block is random.
         """
-        if index < 0:
-            raise ValueError(f"index must be >= 0; got {index}")
-        counts = block_counts(self.weights or (1.0,) * len(self.buckets))
-        block, place = divmod(index, sum(counts))
-        which, rank = dealt(counts, self.split, self.seed, block)[place]
-        return TaskKey(self.buckets[which], block * counts[which] + rank)
+        return dealt_key("maze", self.buckets, self.weights, self.split, self.seed, index)
 
     def task(self, key: TaskKey) -> Task:
         """The task of a key, checked by a second solver (AssertionError if the two disagree)."""
@@ -230,27 +220,3 @@ def described(rows: int, cols: int, openings: int, route: list[int]) -> tuple[di
         "checklist": checklist(start, goal, open_sides),
     }
     return meta, "".join(f"<|{move}|>" for move in moves)
-
-
-@lru_cache(maxsize=64)
-def block_counts(weights: tuple[float, ...]) -> tuple[int, ...]:
-    """Tasks of each bucket in one block (see MazeTasks.key)."""
-    exact = [Fraction(str(weight)) for weight in weights]
-    total = sum(exact)
-    shares = [weight / total for weight in exact]
-    block = math.lcm(*(share.denominator for share in shares))
-    if block > LARGEST_BLOCK:
-        block = 1000
-    counts = [math.floor(share * block) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - shares[i] * block, i))
-    for i in by_remainder[: block - sum(counts)]:
-        counts[i] += 1
-    return tuple(counts)
-
-
-@lru_cache(maxsize=4)
-def dealt(counts: tuple[int, ...], split: str, seed: int, block: int) -> tuple[tuple[int, int], ...]:
-    """The (bucket, rank in it) of each place of a block, in random order."""
-    deck = [(which, rank) for which, count in enumerate(counts) for rank in range(count)]
-    shuffle(deck, words(digest("maze key", split, seed, block).to_bytes(16, "little")).__next__)
-    return tuple(deck)

@@ -1,25 +1,20 @@
 """Mazes as integers: drawing a layout, and choosing a start and a goal with the wanted moves and turns.
 
 A cell is `row * cols + col`. Side `2 * cell` is the one to the right of the cell, side `2 * cell + 1` the one below it. A layout is the
-set of its open sides, held in one integer (bit = side). A route is the cells from start to goal. Randomness is SHAKE-256 of a key, read
-as 32-bit words, so the same key gives the same maze on every machine and with every library version.
+set of its open sides, held in one integer (bit = side). A route is the cells from start to goal.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b, shake_256
-from itertools import count, pairwise, product
-from struct import unpack
-from typing import Literal, NamedTuple
+from hashlib import blake2b
+from itertools import pairwise, product
+from typing import NamedTuple
 
-SEED_CLASSES = 64
-"""Seeds that differ modulo this never share an item (on grids of at least SMALLEST_CLASSED cells)."""
+from data_pipelines.tasks.keyed import SEED_CLASSES, Draw, shuffle, split_of, words
+
 SMALLEST_CLASSED = 16
 """Grids of fewer cells have too few mazes to be dealt out among seeds."""
-TEST_SHARE = 4
-"""One layout in this many belongs to the test split."""
-
 FREE_CELLS = 1600
 """Cells of layouts drawn freely (64 layouts of 5 x 5) before a route of the wanted kind is planted in the layout."""
 PLANTED_TRIES = 16384
@@ -27,14 +22,6 @@ VARIATIONS = 256
 """Dead ends moved in a planted layout before the next: it is of the wanted split and seed class once in 85 (train) or 256 (test)."""
 ROUTE_STEPS = 1000
 """Steps of one search for a route to plant."""
-
-Draw = Callable[[], int]
-
-
-def words(key: bytes) -> Iterator[int]:
-    """Endless uniform 32-bit integers, a pure function of `key`. `next() * n >> 32` is below n, off uniform by less than n / 2**32."""
-    for block in count():
-        yield from unpack("<34I", shake_256(key + block.to_bytes(4, "little")).digest(136))
 
 
 class Symmetry(NamedTuple):
@@ -139,13 +126,6 @@ def carve(g: Grid, draw: Draw, planted: list[int]) -> Tree:
     return Tree(sides, parent, depth)
 
 
-def shuffle(items: list, draw: Draw) -> None:
-    """In place, every order equally likely."""
-    for i in range(len(items) - 1, 0, -1):
-        j = draw() * (i + 1) >> 32
-        items[i], items[j] = items[j], items[i]
-
-
 def some_walls(g: Grid, draw: Draw, opened: list[int], extra: int) -> list[int]:
     """`extra` of the inner sides not in `opened`, every choice equally likely."""
     walls = sorted(set(g.sides) - set(opened))
@@ -157,11 +137,6 @@ def layout_hash(g: Grid, openings: int) -> int:
     """64-bit hash of the wall layout."""
     data = openings.to_bytes((2 * g.cells + 7) // 8, "little")
     return int.from_bytes(blake2b(data, digest_size=8, person=b"maze %dx%d" % (g.rows, g.cols)).digest(), "little")
-
-
-def split_of(layout: int) -> Literal["train", "test"]:
-    """The split that owns a layout, from its hash."""
-    return "train" if (layout >> 32) % TEST_SHARE else "test"
 
 
 def seed_classes(cells: int) -> int:
