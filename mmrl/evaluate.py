@@ -109,8 +109,8 @@ def sample_groups(
 
 
 def grounding(tasks: Sequence[Task], overlaps: Sequence[np.ndarray]) -> dict[str, Any]:
-    """mIoU and R1@0.3, 0.5 and 0.7 over ALL completions of grounding tasks, an answer without a span being a 0; and under "constant" those of
-    the one answer that has the highest mIoU here without a look at any video: always the same `shares` of the video's duration.
+    """mIoU and R1@0.3, 0.5 and 0.7 over ALL completions of grounding tasks, an answer without a span being a 0; and under "constant" those
+    of the one answer that has the highest mIoU here without a look at any video: always the same `shares` of the video's duration.
 
     `overlaps`: per task the temporal IoU of its completions, [G] in [0, 1].
     """

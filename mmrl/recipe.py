@@ -201,8 +201,8 @@ class EarlyStopSection:
 
 @dataclass(frozen=True)
 class PlateauSection:
-    """Stop when training has gone flat: the mean reward and the mean spread inside groups, each taken over `window` steps, have both moved by
-    less than `tolerance` in the last `span` steps. TimeLens (arXiv:2512.14698) stops so, without a formula; these numbers are ours."""
+    """Stop when training has gone flat: the mean reward and the mean spread inside groups, each taken over `window` steps, have both moved
+    by less than `tolerance` in the last `span` steps. TimeLens (arXiv:2512.14698) stops so, without a formula; these numbers are ours."""
 
     window: PositiveInt = 10
     """Steps of a mean."""

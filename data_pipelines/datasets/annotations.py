@@ -62,7 +62,9 @@ def format_of(path: Path, text: str) -> Format:
     if not first.lstrip().startswith("{"):
         if "##" in first:
             return "charades_sta"
-        raise TaskError(f"{path}:1: {_shown(first)} is the start of no known format; name it: format is one of {', '.join(get_args(Format))}")
+        raise TaskError(
+            f"{path}:1: {_shown(first)} is the start of no known format; name it: format is one of {', '.join(get_args(Format))}"
+        )
     try:
         row = json.loads(first)
     except ValueError:  # an object over several lines

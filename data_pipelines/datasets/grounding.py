@@ -53,8 +53,8 @@ class GroundingTasks:
     min_tokens: int = 64
     """Least tokens of a pair of frames."""
     filters: bool = True
-    """Leave out videos shorter than 5 or longer than 500 s, sentences of more than 200 words or about sound, and spans outside the video. For
-    an evaluation, where every sentence counts, set false."""
+    """Leave out videos shorter than 5 or longer than 500 s, sentences of more than 200 words or about sound, and spans outside the video.
+    For an evaluation, where every sentence counts, set false."""
     missing_videos: Literal["error", "skip"] = "error"
     """What to do about a video that is not in the folder; "skip" leaves its events out."""
     question: str = QUESTION
@@ -67,9 +67,8 @@ class GroundingTasks:
         if self.question.count("{query}") != 1:
             raise TaskError(f"grounding: question: got {self.question!r}; write {{query}} once, where the sentence goes")
         if self.min_tokens < 1 or self.total_tokens < 2 * self.min_tokens:
-            raise TaskError(
-                f"grounding: min_tokens must be 1 or more and total_tokens at least twice that; got {self.min_tokens} and {self.total_tokens}"
-            )
+            message = "grounding: min_tokens must be 1 or more and total_tokens at least twice that"
+            raise TaskError(f"{message}; got {self.min_tokens} and {self.total_tokens}")
         for name, path, found in (("path", self.path, Path(self.path).is_file()), ("videos", self.videos, Path(self.videos).is_dir())):
             if not found:
                 raise TaskError(f"grounding: {name}: {path!r}: no such {'file' if name == 'path' else 'folder'}")
@@ -188,4 +187,3 @@ class GroundingTasks:
             return (FrameCache().read if self.cache else read_frames)(self._files[event.video], indices, size)
         except (MediaError, ValueError) as error:
             raise MediaError(f"{event.where}: {error}") from error
-

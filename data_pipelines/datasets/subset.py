@@ -69,7 +69,7 @@ class SubsetTasks:
         task = self.source.task(there)
         if task.id != name:
             raise TaskError(
-                f"{self.path}: task {key.index + 1}: listed as {name!r}, but the source makes {task.id!r} of bucket {there.bucket!r}, index "
-                f"{there.index}; make the list again, or give the source the settings it had"
+                f"{self.path}: task {key.index + 1}: listed as {name!r}, but the source makes {task.id!r} of bucket {there.bucket!r}, "
+                f"index {there.index}; make the list again, or give the source the settings it had"
             )
         return task
