@@ -1,1 +1,1 @@
-"""Videos, animations, folders of frames and pictures as `Media`: `decode` reads, `cache` keeps what was read."""
+"""Video files: which frames, what size, and the frames themselves as `Media`, read (`decode`), kept (`cache`) and written (`encode`)."""

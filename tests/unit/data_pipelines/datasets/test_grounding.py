@@ -84,8 +84,8 @@ def test_a_task_of_a_charades_line(source):
 
 
 def test_the_budget_is_timelens(source):
-    """14336 tokens of 28 x 28 hold at most 448 frames of 64 tokens a pair; 110 s at 2 a second are 220 frames of 14336 · 784 · 2 / 220 pixels
-    each."""
+    """14336 tokens of 28 x 28 hold at most 448 frames of 64 tokens a pair; 110 s at 2 a second are 220 frames of
+    14336 · 784 · 2 / 220 pixels each."""
     frames, pixels = source("six 1 3##on", total_tokens=14336, min_tokens=64)._sampling
     assert (frames.max_frames, frames.fps) == (448, 2.0)
     assert len(frames(1100, 10.0)) == 220
