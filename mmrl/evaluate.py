@@ -52,17 +52,18 @@ def evaluate(
     `success`: mean over all completions; `interval`: 95 % (Wilson with one completion a task, else bootstrap over tasks); `pass@k` unbiased
     (arXiv:2107.03374, eq. 1); `table`: by the task's meta "moves" and "turns" where it has them, else by bucket; `rewards`: the mean of
     each of these other rewards (NaN = not scored, left out), in all and by cell of the table; `grounding`: for each reward that measures
-    the overlap of spans, where all tasks have one, mIoU and R1 beside those of the best constant span. With `run`, the pictures of a few
-    examples are saved in it.
+    the overlap with the annotated span, where all tasks have one, mIoU and R1 beside those of the best constant span. With `run`, the
+    pictures of a few examples are saved in it.
     """
     if not keys:
         raise TaskError("tasks.eval: the source has no tasks")
     if max(ks) > num_generations:
         raise RecipeError(f"eval.k: pass@{max(ks)} needs at least {max(ks)} completions a task; num_generations is {num_generations}")
     others = [item for item in rewards if item.reward is not success]
-    overlaps = [item for item in rewards if isinstance(item.reward, TemporalIoU) and item.reward.at_least is None]
+    overlaps = [item for item in rewards if isinstance(item.reward, TemporalIoU) and item.reward.at_least is None and not item.reward.snap]
     measured = [*others, *(item for item in overlaps if item not in others)]
-    values: dict[str, list[np.ndarray]] = {item.name: [] for item in measured}
+    every: dict[str, list[np.ndarray]] = {item.name: [] for item in measured}
+    values = {item.name: every[item.name] for item in others}
     rates: list[np.ndarray] = []
     groups: list[Group] = []
     for sampled in sample_groups(source, keys, engine, make_prompts, num_generations, sampling, batch_size):
@@ -72,7 +73,7 @@ def evaluate(
             groups.append(item.group if wanted else Group(replace(item.group.task, media=()), ()))
         for item in score(sampled, measured) if measured else ():
             for name, parts in item.parts.items():
-                values[name].append(parts)
+                every[name].append(parts)
     solved = np.array(rates, np.float64)
     result: dict[str, Any] = {
         "tasks": len(keys),
@@ -86,7 +87,7 @@ def evaluate(
         "table": _table(keys, groups, solved.mean(1), values),
     }  # fmt: skip
     if overlaps and all(group.task.meta.get("kind") == "grounding" for group in groups):
-        result["grounding"] = {item.name: grounding([group.task for group in groups], values[item.name]) for item in overlaps}
+        result["grounding"] = {item.name: grounding([group.task for group in groups], every[item.name]) for item in overlaps}
     result |= {f"pass@{k}": float(np.mean([pass_at_k(num_generations, int(row.sum()), k) for row in solved])) for k in ks}
     if run is not None:
         result["examples"] = [_example(run, group, row) for group, row in zip(groups[:EXAMPLES], solved, strict=False)]

@@ -151,11 +151,11 @@ class GroundingTasks:
         frames, pixels = timelens_input(self.factor, min_tokens=self.min_tokens, total_tokens=self.total_tokens)
         return replace(frames, fps=self.fps), pixels
 
-    @cached_property
-    def _settings(self) -> str:
-        """Part of an id: everything that makes another task of the same event."""
-        made_of = (self.factor, float(self.fps), self.total_tokens, self.min_tokens, self.question)
-        return f"{digest(*made_of) % 16**8:08x}"
+    def _id(self, event: Event) -> str:
+        """Names file, video and event, with a short hash of everything else that makes the task."""
+        settings = (self.factor, float(self.fps), self.total_tokens, self.min_tokens, self.question)
+        mark = digest(*settings, event.query, *(second for span in event.spans_s for second in span)) % 16**8
+        return f"grounding-v{self.version}/{Path(self.path).stem}/{event.video}/{event.number}-{mark:08x}"
 
     def task(self, key: TaskKey) -> Task:
         """Raises ValueError for an index outside the bucket, MediaError for a video that cannot be decoded."""
@@ -168,7 +168,7 @@ class GroundingTasks:
         start, end = spans[0]
         content = ({"type": "video"}, {"type": "text", "text": self.question.replace("{query}", event.query)})
         return Task(
-            id=f"grounding-v{self.version}/{Path(self.path).stem}/{self._settings}/{event.video}/{event.number}",
+            id=self._id(event),
             messages=({"role": "user", "content": list(content)},),
             media=(media,),
             solution=f"The event happens in {start:.1f} - {end:.1f} seconds.",

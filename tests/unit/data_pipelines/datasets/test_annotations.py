@@ -86,7 +86,7 @@ def test_timelens(write, format):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is empty"),
+        ("", ": is empty"),
         ("a b c\n", r":1: 'a b c' is the start of no known format"),
         ('{"a": 1}\n', r":1: an object with the keys \['a'\] is of no known format"),
         ("3MSZA 24.3 30.4##on\n3MSZA 24.3##off\n", r":2: got '3MSZA 24.3##off'; a line is VIDEO START END##SENTENCE"),
