@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from mmrl.errors import TaskError
 
@@ -184,7 +184,7 @@ def _spans(values: list[Any], where: str) -> tuple[tuple[float, float], ...]:
     return tuple((float(start), float(end)) for start, end in values)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

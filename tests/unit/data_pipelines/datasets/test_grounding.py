@@ -11,6 +11,7 @@ import pytest
 from data_pipelines.datasets.grounding import GroundingTasks
 from mmrl.errors import MediaError, TaskError
 from mmrl.types import TaskKey
+from rewards.spans import TemporalIoU
 
 SMALL = {"total_tokens": 64, "min_tokens": 4}
 
@@ -200,3 +201,25 @@ def test_keys_outside(source):
         tasks.task(TaskKey("", 1))
     with pytest.raises(TaskError, match="no bucket 'x'"):
         tasks.size("x")
+
+
+def earned(tasks, answers, **fields):
+    """What each task's answer earns."""
+    reward = TemporalIoU(**fields)
+    return [reward.value(tasks.task(TaskKey("", n)), answer) for n, answer in enumerate(answers)]
+
+
+def test_answers_to_its_tasks_earn_what_the_paper_says(source):
+    lines = "six 14 26##a\nsix 0 4##b\nsix 0 1##c\nsix 14 26##d\nsix 70 80##e\nsix 3.5 7.25##f\n"
+    answers = ["10 - 20", "0 - 5", "2 - 3", "20 - 10", "from 00:01:10 to 00:01:20", "The event happens in 3.5 - 7.25 seconds"]
+    assert earned(source(lines, filters=False), answers) == pytest.approx([6 / 16, 0.8, 0, 0, 1, 1])
+
+
+def test_spans_snapped_to_the_stamps_that_are_shown(source, videos):
+    """14 frames at 2 a second: seven pairs, whose first frames are shown at 0, 1, ..., 6 s."""
+    write_video(videos / "seven.mp4", 14, 2)
+    tasks = source("seven 1.4 3.2##a\nseven 2 4##b\nseven 5.5 9##c\n", filters=False)
+    assert tasks.task(TaskKey("", 0)).media[0].timestamps_s[::2].tolist() == list(range(7))
+    answers = ["1 - 4", "2 - 4", "5 - 6"]
+    assert earned(tasks, answers, snap=True) == pytest.approx([1, 1, 1])
+    assert earned(tasks, answers) == pytest.approx([1.8 / 3, 1, 0.5 / 4])
