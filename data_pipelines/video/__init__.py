@@ -1,0 +1,1 @@
+"""Videos, animations, folders of frames and pictures as `Media`: `decode` reads, `cache` keeps what was read."""
