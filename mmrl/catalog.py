@@ -28,6 +28,8 @@ CATALOG: dict[str, dict[str, str]] = {
         "exact_match": "rewards.exact:ExactMatch",
         "overlong": "rewards.length:OverlongPenalty",
         "repetition": "rewards.length:RepetitionPenalty",
+        "temporal_iou": "rewards.spans:TemporalIoU",
+        "videossr": "rewards.videossr:VideoSSR",
         "shuffled": "rewards.control:Shuffled",
         "trl": "rewards.trl:TRLFunction",
     },
@@ -53,6 +55,13 @@ CATALOG: dict[str, dict[str, str]] = {
         "constant": "mmrl.schedules:Constant",
         "linear": "mmrl.schedules:Linear",
         "cosine": "mmrl.schedules:Cosine",
+    },
+    "frame_sampler": {
+        "qwen": "data_pipelines.video.sampling:QwenFrames",
+        "uniform": "data_pipelines.video.sampling:UniformFrames",
+        "stride": "data_pipelines.video.sampling:StrideFrames",
+        "segment": "data_pipelines.video.sampling:SegmentFrames",
+        "videossr": "data_pipelines.video.sampling:VideoSSRFrames",
     },
     "perturbation": {},
 }

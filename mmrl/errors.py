@@ -22,7 +22,7 @@ class MediaError(MmrlError):
 
 
 class RewardError(MmrlError):
-    """Rewards that failed more often than `reward_failure_limit` allows."""
+    """A task that a reward cannot check, or rewards that failed more often than `reward_failure_limit` allows."""
 
 
 class EngineError(MmrlError):

@@ -128,5 +128,12 @@ class Schedule(Protocol):
     def __call__(self, step: int) -> float: ...
 
 
+class FrameSampler(Protocol):
+    def __call__(self, num_frames: int, fps: float) -> np.ndarray:
+        """Frames to keep of a video of `num_frames` frames at `fps` a second: int64 [F] in [0, num_frames), F >= 1. ValueError if it
+        cannot."""
+        ...
+
+
 class Perturbation(Protocol):
     def __call__(self, media: Media, rng: np.random.Generator) -> Media: ...

@@ -1,1 +1,2 @@
-"""Videos, animations, folders of frames and pictures as `Media`: `decode` reads, `cache` keeps what was read."""
+"""Videos, animations, folders of frames and pictures as `Media`: `decode` reads, `cache` keeps what was read; `sampling` says which frames,
+`budget` which size."""

@@ -23,6 +23,13 @@ def test_four_aggregations_of_two_rows(aggregation, expected):
     assert loss(token_weights([2, 4], None, aggregation, 8)) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(("aggregation", "expected"), [("token_mean", 0.25), ("sequence_mean", 0.5)])
+def test_timelens_bnpo_is_the_mean_over_tokens(aggregation, expected):
+    """Two answers of 2 and 6 tokens, loss 1 on every token of the one, 0 on the other's: 2 / 8; the mean per answer is 1 / 2."""
+    weights = token_weights([2, 6], None, aggregation)
+    assert float(weights[0].sum() * 1.0 + weights[1].sum() * 0.0) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("aggregation", "expected"),
     [

@@ -24,6 +24,15 @@ def test_five_rewards(group, estimator, expected):
     np.testing.assert_allclose(flat(estimator([group(REWARDS)])), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [(GRPO(scale_rewards="none"), [0.4, 0, 0, -0.4]), (GRPO(epsilon=1e-9), [1.22474, 0, 0, -1.22474])],
+)
+def test_timelens_subtracts_the_mean_only(group, estimator, expected):
+    """TimeLens (arXiv:2512.14698): rewards .9 .5 .5 .1, mean .5. With GRPO's std, sqrt(0.32 / 3), the ends would be at 1.22474."""
+    np.testing.assert_allclose(flat(estimator([group([0.9, 0.5, 0.5, 0.1])])), expected, atol=1e-5)
+
+
 def test_default_epsilon_is_trls(group):
     np.testing.assert_allclose(flat(GRPO()([group(REWARDS)])), np.array([0.6, -0.4, -0.4, 0.6, -0.4]) / (math.sqrt(0.3) + 1e-4), rtol=1e-6)
 
