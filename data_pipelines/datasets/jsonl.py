@@ -1,7 +1,8 @@
 """Tasks on disk: a folder with `tasks.jsonl` and `media/`, or a .jsonl file of one's own.
 
-One JSON object a line: `id`, `prompt` (chat messages), `images` (paths), `videos` (lists of frames), `solution`, `meta`. Paths are
-relative to the file's folder.
+One JSON object a line: `id`, `prompt` (chat messages), `images` (paths), `videos`, `solution`, `meta`. A video is
+{"frames": [paths], "timestamps_s": [seconds]}, or {"file": path, "indices": [frame numbers]} with an optional "size": [height, width];
+frames of files are decoded when the task is asked for, and cached. Paths are relative to the file's folder.
 """
 
 import json
@@ -17,14 +18,14 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from data_pipelines.video.cache import FrameCache
+from data_pipelines.video.pictures import read_image
 from mmrl.errors import MediaError, TaskError
 from mmrl.types import Media, Task, TaskKey
 
 TASKS = "tasks.jsonl"
-MAX_PIXELS = 64 * 2**20
-"""Largest picture that is decoded, in pixels: a small file can claim a huge picture."""
 MEDIA_PER_FOLDER = 1000
 
 
@@ -164,7 +165,16 @@ class JsonlTasks:
     def _still(self, path: str, number: int) -> Media:
         return Media(read_image(self.file.parent / path, f"{self.file}:{number}")[None])
 
+    @cached_property
+    def _cache(self) -> FrameCache:
+        return FrameCache()
+
     def _clip(self, video: Mapping[str, Any], number: int) -> Media:
+        if "file" in video:
+            try:
+                return self._cache.read(self.file.parent / video["file"], video["indices"], video.get("size"))
+            except MediaError as error:
+                raise MediaError(f"{self.file}:{number}: {error}") from error
         frames = [read_image(self.file.parent / path, f"{self.file}:{number}") for path in video["frames"]]
         sizes = {frame.shape for frame in frames}
         if len(sizes) > 1:
@@ -234,13 +244,14 @@ class JsonlTasks:
                 raise MediaError(f"{self.file}:{number}: {key}: no such file {path!r} in {self.file.parent}")
 
     def _frames(self, video: Any, key: str, number: int) -> list[tuple[str, Any]]:
-        if isinstance(video, str):
-            raise MediaError(
-                f"{self.file}:{number}: {key}: {video!r}: decoding video files is not in this build yet; give its frames as pictures"
-            )
-        remedy = 'give {"frames": [paths], "timestamps_s": [seconds]}, as many of the one as of the other'
+        remedy = (
+            'give {"frames": [paths], "timestamps_s": [seconds]}, as many of the one as of the other, '
+            'or {"file": path, "indices": [frame numbers]}'
+        )
         if not isinstance(video, dict):
             raise self._error(number, key, video, remedy)
+        if "file" in video:
+            return self._file(video, key, number)
         frames, seconds = video.get("frames"), video.get("timestamps_s")
         if not isinstance(frames, list) or not isinstance(seconds, list) or not 0 < len(frames) == len(seconds):
             raise self._error(number, key, video, remedy)
@@ -248,26 +259,23 @@ class JsonlTasks:
             raise self._error(number, f"{key}.timestamps_s", seconds, "give numbers")
         return [(f"{key}.frames[{i}]", path) for i, path in enumerate(frames)]
 
+    def _file(self, video: Mapping[str, Any], key: str, number: int) -> list[tuple[str, Any]]:
+        unknown = video.keys() - {"file", "indices", "size"}
+        if unknown:
+            raise self._error(number, f"{key}.{sorted(unknown)[0]}", video[sorted(unknown)[0]], "a video file has file, indices and size")
+        indices, size = video.get("indices"), video.get("size")
+        if not isinstance(indices, list) or not indices or not all(_whole(index, 0) for index in indices):
+            raise self._error(number, f"{key}.indices", indices, "give the numbers of its frames, from 0")
+        if size is not None and not (isinstance(size, list) and len(size) == 2 and all(_whole(side, 1) for side in size)):
+            raise self._error(number, f"{key}.size", size, "give [height, width] in pixels, or leave it out")
+        return [(f"{key}.file", video["file"])]
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
 
 def media_parts(messages: Iterable[Mapping[str, Any]]) -> list[str]:
     """ "image" or "video" for each media part, in order."""
     contents = (message["content"] for message in messages if not isinstance(message["content"], str))
     return [part["type"] for content in contents for part in content if part["type"] != "text"]
-
-
-def read_image(path: Path, where: str) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, upright as its EXIF data says; transparent parts lie on white. MediaError names `where` and the file."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise MediaError(f"{where}: {path}: {image.width} x {image.height} pixels are more than {MAX_PIXELS}; make it smaller")
-            count = getattr(image, "n_frames", 1)
-            if count > 1:
-                raise MediaError(f"{where}: {path}: has {count} frames; give them as pictures under videos")
-            upright = ImageOps.exif_transpose(image)
-            if upright.has_transparency_data:
-                over = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-            return np.array(upright.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{where}: {path}: cannot be read as a picture: {error}") from error

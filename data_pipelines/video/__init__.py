@@ -1,1 +1,2 @@
-"""Video files: which frames, what size, and the frames themselves as `Media`, read (`decode`), kept (`cache`) and written (`encode`)."""
+"""Videos, animations, folders of frames and pictures as `Media`: `decode` reads, `cache` keeps what was read; `sampling` says which frames,
+`budget` which size."""

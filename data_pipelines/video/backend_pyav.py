@@ -9,6 +9,7 @@ start with nothing skipped, and what is still missing is an error.
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ import numpy as np
 from data_pipelines.video.records import Deadline, Limits, Scan, VideoInfo, video_info
 from mmrl.errors import MediaError
 
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,flv,live_flv,swf,asf,rm,ogg,mxf,nut,dv,yuv4mpegpipe"
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,swf,asf,rm,ogg,mxf,nut,dv,"
+    "mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,yuv4mpegpipe"
+)
 """The formats that are opened. Playlists and the like are left out: they make FFmpeg open other files and addresses."""
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 """Containers that store each packet's time, so that times after a seek are those of the index."""
@@ -59,7 +63,7 @@ class PyAV:
                 ticks.append(frame.pts)
         if first is None:
             raise MediaError(f"{path}: no frame of its video can be decoded")
-        timed = None not in ticks and all(one < other for one, other in zip(ticks, ticks[1:], strict=False))
+        timed = None not in ticks and all(one < other for one, other in pairwise(ticks))
         if not timed and not rate:
             raise MediaError(f"{path}: neither its frames nor its header say when frames are shown; put it into mp4 with ffmpeg")
         seconds = np.array(ticks) * unit if timed else np.arange(len(ticks)) / (rate or 1.0)
@@ -257,7 +261,7 @@ def _opened(path: Path, limits: Limits) -> Iterator[tuple[Any, Any]]:
 
 
 def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Ticks of the frames in the order of showing, ticks of the keyframes, and how long the last frame stays. None if packets have no times."""
+    """Ticks of the frames in the order of showing, of the keyframes, and how long the last frame stays. None if packets have no times."""
     import av
 
     ticks, durations, starts = array("q"), array("q"), array("q")

@@ -19,7 +19,7 @@ from mmrl.types import Media
 
 VARIABLE = "MMRL_VIDEO_BACKEND"
 PROBE_CLIP = Path(__file__).with_name("probe_clip.mp4")
-"""12 frames of 64 x 48 pixels, frame i has the bits of i as four bars from left to right, highest first; with B-frames, keyframes at 0 and 6."""
+"""12 frames of 64 x 48 pixels; the bits of a frame's number are four bars, highest first. B-frames; keyframes at 0 and 6."""
 PROBE_TICKS = (0, 1, 2, 4, 5, 6, 9, 10, 11, 12, 16, 17)
 """When the probe clip's frames are shown, in units of 40 ms."""
 _log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+
 import numpy as np
 
 from data_pipelines.video.backends import read_with

@@ -42,7 +42,7 @@ def read_frames(
     backend: str | None = None,
     limits: Limits = _NO_LIMITS,
 ) -> Media:
-    """The frames `indices` (0 to num_frames - 1) in that order, repeats allowed, upright, uint8 [F, H, W, 3], with the seconds they are shown.
+    """The frames `indices` (0 to num_frames - 1), in that order, repeats allowed: upright, uint8 [F, H, W, 3], with their seconds.
 
     `size` = (height, width) scales while decoding, bicubic with antialiasing; None keeps the video's own. `backend` is "pyav",
     "torchcodec" or "decord"; None takes $MMRL_VIDEO_BACKEND, else the best that works here.

@@ -196,9 +196,8 @@ class FrameList:
             deadline.check()
             pixels = _picture(pictures[index])
             if size is None and pixels.shape != (height, width, 3):
-                raise MediaError(
-                    f"{source.path}: frame {index} has {pixels.shape[1]} x {pixels.shape[0]} pixels, frame 0 has {width} x {height}; give a size"
-                )
+                has = f"{pixels.shape[1]} x {pixels.shape[0]}"
+                raise MediaError(f"{source.path}: frame {index} has {has} pixels, frame 0 has {width} x {height}; give a size")
             frames[row] = pixels if size is None else resized(pixels, size)
         return frames
 

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.datasets import jsonl
 from data_pipelines.datasets.jsonl import JsonlTasks, write_tasks
 from data_pipelines.tasks.maze import MazeTasks
+from data_pipelines.video import pictures
+from data_pipelines.video.decode import read_frames
 from mmrl.errors import MediaError, TaskError
 from mmrl.types import Media, Task, TaskKey
+from tests.unit.data_pipelines.video.conftest import write_clip
 
 ROW = {
     "id": "a",
@@ -101,7 +103,15 @@ VIDEO = {**ROW, "prompt": [{"role": "user", "content": [{"type": "video"}]}], "i
         ({**ROW, "images": ["p.png", "p.png"]}, TaskError, r":2: images: 2 given, but the prompt has 1"),
         ({**ROW, "images": [5]}, TaskError, r":2: images\[0\]: got 5; give a path"),
         ({**ROW, "images": ["gone.png"]}, MediaError, r":2: images\[0\]: no such file 'gone.png'"),
-        ({**VIDEO, "videos": ["clip.mp4"]}, MediaError, r":2: videos\[0\]: 'clip.mp4': decoding video files is not in this build yet"),
+        ({**VIDEO, "videos": ["clip.mp4"]}, TaskError, r":2: videos\[0\]: got 'clip.mp4'; give .* or {\"file\": path, \"indices\""),
+        ({**VIDEO, "videos": [{"file": "no.mp4", "indices": [0]}]}, MediaError, r":2: videos\[0\].file: no such file 'no.mp4'"),
+        ({**VIDEO, "videos": [{"file": 5, "indices": [0]}]}, TaskError, r":2: videos\[0\].file: got 5; give a path"),
+        ({**VIDEO, "videos": [{"file": "p.png"}]}, TaskError, r":2: videos\[0\].indices: got None; give the numbers of its frames"),
+        ({**VIDEO, "videos": [{"file": "p.png", "indices": []}]}, TaskError, r":2: videos\[0\].indices: got \[\]"),
+        ({**VIDEO, "videos": [{"file": "p.png", "indices": [-1]}]}, TaskError, r":2: videos\[0\].indices: got \[-1\]"),
+        ({**VIDEO, "videos": [{"file": "p.png", "indices": [0.5]}]}, TaskError, r":2: videos\[0\].indices: got \[0.5\]"),
+        ({**VIDEO, "videos": [{"file": "p.png", "indices": [0], "size": [8]}]}, TaskError, r":2: videos\[0\].size: got \[8\]"),
+        ({**VIDEO, "videos": [{"file": "p.png", "indices": [0], "fps": 2}]}, TaskError, r":2: videos\[0\].fps: got 2; a video file has"),
         ({**VIDEO, "videos": [5]}, TaskError, r":2: videos\[0\]: got 5"),
         ({**VIDEO, "videos": [{"frames": ["p.png"], "timestamps_s": [0, 1]}]}, TaskError, r":2: videos\[0\]: got .*as many of the one"),
         ({**VIDEO, "videos": [{"frames": ["p.png"], "timestamps_s": ["0"]}]}, TaskError, r":2: videos\[0\].timestamps_s: got \['0'\]"),
@@ -112,6 +122,36 @@ def test_a_bad_line_is_named_when_the_source_is_made(tmp_path, row, error, named
     path = write_rows(tmp_path, {**ROW, "id": "first"}, row)
     with pytest.raises(error, match=named):
         JsonlTasks(path)
+
+
+def test_frames_of_a_video_file_are_decoded_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMRL_CACHE", str(tmp_path / "cache"))
+    write_clip(tmp_path / "clip.mp4", 20)
+    videos = [{"file": "clip.mp4", "indices": [7, 0, 19]}, {"file": "clip.mp4", "indices": [3], "size": [24, 40]}]
+    content = [{"type": "video"}, {"type": "video"}]
+    source = JsonlTasks(write_rows(tmp_path, {**VIDEO, "prompt": [{"role": "user", "content": content}], "videos": videos}))
+    for _ in range(2):
+        first, second = source.task(TaskKey("", 0)).media
+        np.testing.assert_array_equal(first.frames, read_frames(tmp_path / "clip.mp4", [7, 0, 19]).frames)
+        np.testing.assert_allclose(first.timestamps_s, [0.28, 0, 0.76])
+        assert second.frames.shape == (1, 24, 40, 3)
+    assert (tmp_path / "cache" / "frames").is_dir()
+    back = source.task(TaskKey("", 0))
+    write_tasks([back], tmp_path / "set")
+    assert_equal(back, JsonlTasks(str(tmp_path / "set")).task(TaskKey("", 0)))
+
+
+@pytest.mark.parametrize(
+    ("content", "indices", "cause"), [(b"no video", [0], "cannot be opened as a video"), (None, [20], "frame 20 asked for")]
+)
+def test_a_video_that_cannot_be_read_is_named_with_its_row(tmp_path, monkeypatch, content, indices, cause):
+    monkeypatch.setenv("MMRL_CACHE", str(tmp_path / "cache"))
+    write_clip(tmp_path / "clip.mp4", 20)
+    if content:
+        (tmp_path / "clip.mp4").write_bytes(content)
+    source = JsonlTasks(write_rows(tmp_path, {**VIDEO, "videos": [{"file": "clip.mp4", "indices": indices}]}))
+    with pytest.raises(MediaError, match=rf"own.jsonl:1: .*clip.mp4: .*{cause}"):
+        source.task(TaskKey("", 0))
 
 
 def test_empty_and_missing_data_sets_are_refused(tmp_path):
@@ -146,7 +186,7 @@ def test_pictures_that_cannot_be_used_are_named(tmp_path, monkeypatch):
     with pytest.raises(MediaError, match="cannot be read as a picture"):
         source.task(TaskKey("", 0))
     (tmp_path / "p.png").write_bytes(whole)
-    monkeypatch.setattr(jsonl, "MAX_PIXELS", 1199)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 1199)
     with pytest.raises(MediaError, match="40 x 30 pixels are more than 1199"):
         source.task(TaskKey("", 0))
     Image.new("RGB", (4, 3)).save(tmp_path / "p.png", save_all=True, append_images=[Image.new("RGB", (4, 3), "red")])
