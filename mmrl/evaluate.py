@@ -222,13 +222,14 @@ def evaluate_command(target: str, overrides: list[str]) -> None:
         verify(checkpoint)
     model = replace(recipe.model, path=str(checkpoint), lora=None) if checkpoint else recipe.model
     source = recipe.tasks.eval.build()
+    success = recipe.success.build()
     engine, make_prompts = load_sampler(recipe, model)
     section = recipe.eval
     sampling = Sampling(
         section.temperature, section.top_p, section.top_k, recipe.rollout.max_completion_length, recipe.rollout.stop, recipe.trainer.seed
     )
     result = evaluate(
-        source, first_keys(source, section.tasks), engine, make_prompts, recipe.success.build(), sampling,
+        source, first_keys(source, section.tasks), engine, make_prompts, success, sampling,
         num_generations=section.num_generations, ks=section.k, batch_size=recipe.trainer.eval_batch_size,
         rewards=[WeightedReward(r.component.build(), r.weight, r.name) for r in recipe.rewards],
     )  # fmt: skip
