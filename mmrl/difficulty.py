@@ -46,7 +46,7 @@ def difficulty_command(path: Path, overrides: Sequence[str], out: Path, target_s
     done = _answered(out / ANSWERS, recipe.trainer.eval_batch_size, len(keys))
     if done < len(keys):
         _answer(source, keys[done:], recipe, overlap, out / ANSWERS)
-    rows = [json.loads(line) for line in (out / ANSWERS).read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (out / ANSWERS).read_bytes().split(b"\n") if line]  # an answer may hold other ends of lines
     overlaps, durations = (np.array([row[name] for row in rows]) for name in ("iou", "duration_s"))
     drawn = sample_by_difficulty(overlaps, durations, target_size, seed=recipe.trainer.seed)
     write_whole(out / SELECTED, "".join(_line(rows[n]) for n in drawn).encode())

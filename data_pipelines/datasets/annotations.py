@@ -56,7 +56,7 @@ def read_events(path: Path, format: Format | None = None) -> list[Event]:
 
 def format_of(path: Path, text: str) -> Format:
     """By the first line that is not blank; TaskError if it is of no known format."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for line in text.split("\n") if line.strip()), "")
     if not first:
         raise TaskError(f"{path}: is empty")
     if not first.lstrip().startswith("{"):
@@ -136,7 +136,7 @@ def _timelens(path: Path, text: str) -> Iterator[Event]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())  # JSON may hold other ends of lines
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any], str]]:

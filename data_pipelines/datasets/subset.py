@@ -33,7 +33,7 @@ class SubsetTasks:
         path = Path(self.path)
         if not path.is_file():
             raise TaskError(f"{path}: no such file; give a list that `mmrl tasks difficulty` has written")
-        lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        lines = enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
         rows = tuple(self._row(line, f"{path}:{number}") for number, line in lines if line.strip())
         if not rows:
             raise TaskError(f"{path}: lists no task")

@@ -59,6 +59,11 @@ def test_activitynet(write, format, indent):
     assert events[1].where == f"{path}: 'v_QOlSCBRmfWY'[1]"
 
 
+def test_a_sentence_may_hold_a_line_separator_that_json_leaves_alone(write):
+    path = write(json.dumps(QV | {"query": "a\u2028b\x85"}, ensure_ascii=False) + "\r\n" + json.dumps(QV | {"qid": 1}) + "\r\n")
+    assert [event.query for event in read_events(path)] == ["a b", "A family plays basketball"]
+
+
 def test_timelens_bench_has_activitynets_form_with_other_names(write):
     assert told(read_events(write(BENCH))) == [("3MSZA", 1, "person turns on a light", ((24.0, 29.5),), 30.96)]
 
