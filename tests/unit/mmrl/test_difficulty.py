@@ -106,7 +106,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(recipe, engine, tmp_path):
     file = tmp_path / "parts" / ANSWERS
     assert len(lines(file)) == 4
     with file.open("a") as torn:
-        torn.write('{"bucket": "gro')
+        torn.write('{"a line": "of a batch that was not finished"}\n{"bucket": "gro')
     engine.STOP_AFTER[0] = None
     difficulty_command(recipe, (), tmp_path / "parts", 45, 10)
     engine.STOP_AFTER[0] = 0  # a finished one asks no engine
