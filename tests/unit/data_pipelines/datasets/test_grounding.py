@@ -162,6 +162,7 @@ def test_settings_that_change_a_task_change_its_id(source):
     others = [source(line, fps=1.0), source(line, total_tokens=32), source(line, question="When: {query}?")]
     assert len({tasks.task(TaskKey("", 0)).id for tasks in (one, *others)}) == 4
     assert others[2].task(TaskKey("", 0)).messages[0]["content"][1]["text"] == "When: on?"
+    assert len(others[0].task(TaskKey("", 0)).media[0].frames) == 6  # one a second
     assert source(line, cache=False).task(TaskKey("", 0)).id == one.task(TaskKey("", 0)).id
 
 
