@@ -9,6 +9,8 @@ CATALOG: dict[str, dict[str, str]] = {
         "clips": "data_pipelines.tasks.clips:ClipTasks",
         "videossr": "data_pipelines.tasks.videossr:VideoSSRTasks",
         "jsonl": "data_pipelines.datasets.jsonl:JsonlTasks",
+        "grounding": "data_pipelines.datasets.grounding:GroundingTasks",
+        "subset": "data_pipelines.datasets.subset:SubsetTasks",
     },
     "task_sampler": {
         "uniform": "mmrl.samplers:UniformSampler",

@@ -217,6 +217,20 @@ def perturb(
     typer.echo(f"{out}: {draw_sheet(source, out, seed)} perturbations")
 
 
+@tasks_app.command()
+def difficulty(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Option(help="Folder for the answers and the drawn tasks; goes on where it stopped.")],
+    overrides: Overrides = None,
+    target_size: Annotated[int, typer.Option(min=9, help="Tasks to draw, an equal share from each of nine buckets of duration.")] = 2500,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Answer only the first so many tasks.")] = None,
+) -> None:
+    """Let RECIPE's model answer its training tasks once, and draw the hard ones (TimeLens)."""
+    from mmrl.difficulty import difficulty_command
+
+    typer.echo(json.dumps(difficulty_command(recipe, list(overrides or ()), out, target_size, tasks)))
+
+
 @bench_app.command("group-forward")
 def bench_group_forward(
     prompt: Annotated[list[int], typer.Option(min=64, help="Prompt tokens, most of them of one picture; may be repeated.")] = [2048],  # noqa: B006

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from mmrl.metrics import save_media, write_json
 from mmrl.models.load import load_policy
 from mmrl.models.processor import PromptMaker
 from mmrl.protocols import Reward, RolloutEngine, Sampling, TaskSource
-from mmrl.recipe import load_recipe
+from mmrl.recipe import ModelSection, Recipe, load_recipe
 from mmrl.samplers import first_keys
 from mmrl.seeding import stream
 from mmrl.strategies.plain import Plain
 from mmrl.types import Group, Task, TaskKey
+from rewards.baselines import best_constant_span
+from rewards.spans import TemporalIoU, grounding_metrics, temporal_iou, true_span
 
 EXAMPLES = 12
 
@@ -50,30 +52,29 @@ def evaluate(
     `success`: mean over all completions; `interval`: 95 % (Wilson with one completion a task, else bootstrap over tasks); `pass@k` unbiased
     (arXiv:2107.03374, eq. 1); `table`: by the task's meta "moves" and "turns" where it has them, else by bucket; `rewards`: the mean of
     each of these other rewards (NaN = not scored, left out), in all and by cell of the table; `baselines`: what blind answers earn, the
-    mean of the tasks' meta "baselines", in all and by cell, where all of them have it. With `run`, the pictures of a few examples are saved
-    in it.
+    mean of the tasks' meta "baselines", in all and by cell, where all of them have it; `grounding`: for each reward that measures the
+    overlap with the annotated span, where all tasks have one, mIoU and R1 beside those of the best constant span. With `run`, the pictures
+    of a few examples are saved in it.
     """
     if not keys:
         raise TaskError("tasks.eval: the source has no tasks")
     if max(ks) > num_generations:
         raise RecipeError(f"eval.k: pass@{max(ks)} needs at least {max(ks)} completions a task; num_generations is {num_generations}")
-    strategy = Plain()
     others = [item for item in rewards if item.reward is not success]
-    values: dict[str, list[np.ndarray]] = {item.name: [] for item in others}
+    overlaps = [item for item in rewards if isinstance(item.reward, TemporalIoU) and item.reward.at_least is None and not item.reward.snap]
+    measured = [*others, *(item for item in overlaps if item not in others)]
+    every: dict[str, list[np.ndarray]] = {item.name: [] for item in measured}
+    values = {item.name: every[item.name] for item in others}
     rates: list[np.ndarray] = []
     groups: list[Group] = []
-    for at in range(0, len(keys), batch_size):
-        tasks = [source.task(key) for key in keys[at : at + batch_size]]
-        sampled = strategy(tasks, engine, make_prompts, num_generations, sampling)
+    for sampled in sample_groups(source, keys, engine, make_prompts, num_generations, sampling, batch_size):
         for item in score(sampled, [WeightedReward(success, 1.0, "success")]):
             rates.append(item.rewards >= 1)
             wanted = run is not None and len(groups) < EXAMPLES
-            groups.append(
-                item.group if wanted else Group(replace(item.group.task, media=()), ())
-            )  # all clips at once would fill the memory
-        for item in score(sampled, others) if others else ():
+            groups.append(item.group if wanted else Group(replace(item.group.task, media=()), ()))
+        for item in score(sampled, measured) if measured else ():
             for name, parts in item.parts.items():
-                values[name].append(parts)
+                every[name].append(parts)
     solved = np.array(rates, np.float64)
     result: dict[str, Any] = {
         "tasks": len(keys),
@@ -87,10 +88,39 @@ def evaluate(
         "table": _table(keys, groups, solved.mean(1), values),
         **_baselines([group.task for group in groups]),
     }  # fmt: skip
+    if overlaps and all(group.task.meta.get("kind") == "grounding" for group in groups):
+        result["grounding"] = {item.name: grounding([group.task for group in groups], every[item.name]) for item in overlaps}
     result |= {f"pass@{k}": float(np.mean([pass_at_k(num_generations, int(row.sum()), k) for row in solved])) for k in ks}
     if run is not None:
         result["examples"] = [_example(run, group, row) for group, row in zip(groups[:EXAMPLES], solved, strict=False)]
     return result
+
+
+def sample_groups(
+    source: TaskSource,
+    keys: Sequence[TaskKey],
+    engine: RolloutEngine,
+    make_prompts: PromptMaker,
+    num_generations: int,
+    sampling: Sampling,
+    batch_size: int,
+) -> Iterator[list[Group]]:
+    """A group for each of `keys`, in order, `batch_size` tasks sampled together; media are read when their batch comes."""
+    for at in range(0, len(keys), batch_size):
+        tasks = [source.task(key) for key in keys[at : at + batch_size]]
+        yield Plain()(tasks, engine, make_prompts, num_generations, sampling)
+
+
+def grounding(tasks: Sequence[Task], overlaps: Sequence[np.ndarray]) -> dict[str, Any]:
+    """mIoU and R1@0.3, 0.5 and 0.7 over ALL completions of grounding tasks, an answer without a span being a 0; and under "constant" those
+    of the one answer that has the highest mIoU here without a look at any video: always the same `shares` of the video's duration.
+
+    `overlaps`: per task the temporal IoU of its completions, [G] in [0, 1].
+    """
+    shares = np.array([np.array(true_span(task)) / task.meta["duration_s"] for task in tasks])
+    (start, end), _ = best_constant_span(shares, max(1.0, float(shares.max())))
+    constant = [temporal_iou((start, end), (low, high)) for low, high in shares.tolist()]
+    return {**grounding_metrics(np.concatenate(overlaps)), "constant": {"shares": [start, end], **grounding_metrics(constant)}}
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -118,6 +148,9 @@ def table_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     out |= {f"eval/{key}": float(value) for key, value in result.items() if key.startswith("pass@")}
     out |= {f"eval/rewards/{name}/mean": value for name, value in result["rewards"].items() if value is not None}
     out |= {f"eval/baselines/{name}": value for name, value in result.get("baselines", {}).items()}
+    for name, numbers in result.get("grounding", {}).items():
+        out |= {f"eval/grounding/{name}/{key}": value for key, value in numbers.items() if key != "constant"}
+        out[f"eval/grounding/{name}/constant_mIoU"] = numbers["constant"]["mIoU"]
     by: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for cell in result["table"]:
         by[f"moves={cell['moves']}" if "moves" in cell else str(cell["bucket"])].append((cell["n"], cell["success"]))
@@ -177,6 +210,15 @@ def _example(run: Path, group: Group, solved: np.ndarray) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def load_sampler(recipe: Recipe, model: ModelSection) -> tuple[RolloutEngine, PromptMaker]:
+    """The recipe's engine with the weights of `model`, and what makes that model's prompts."""
+    engine: RolloutEngine = recipe.rollout.engine.build()
+    policy, processor = load_policy(model, Accelerator(cpu=not torch.accelerator.is_available()).device)
+    engine.attach(processor)
+    engine.load_policy(policy, 0)
+    return engine, PromptMaker(processor, policy.layout, timestamps=model.timestamps)
+
+
 def evaluate_command(target: str, overrides: list[str]) -> None:
     """`mmrl eval RECIPE|RUN`: evaluates a recipe's model, or a run's last checkpoint, on the recipe's eval tasks."""
     path = Path(target)
@@ -191,16 +233,14 @@ def evaluate_command(target: str, overrides: list[str]) -> None:
         verify(checkpoint)
     model = replace(recipe.model, path=str(checkpoint), lora=None) if checkpoint else recipe.model
     source = recipe.tasks.eval.build()
-    success, engine = recipe.success.build(), recipe.rollout.engine.build()
-    policy, processor = load_policy(model, Accelerator(cpu=not torch.accelerator.is_available()).device)
-    engine.attach(processor)
-    engine.load_policy(policy, 0)
+    success = recipe.success.build()
+    engine, make_prompts = load_sampler(recipe, model)
     section = recipe.eval
     sampling = Sampling(
         section.temperature, section.top_p, section.top_k, recipe.rollout.max_completion_length, recipe.rollout.stop, recipe.trainer.seed
     )
     result = evaluate(
-        source, first_keys(source, section.tasks), engine, PromptMaker(processor, policy.layout), success, sampling,
+        source, first_keys(source, section.tasks), engine, make_prompts, success, sampling,
         num_generations=section.num_generations, ks=section.k, batch_size=recipe.trainer.eval_batch_size,
         rewards=[WeightedReward(r.component.build(), r.weight, r.name) for r in recipe.rewards],
     )  # fmt: skip

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from mmrl.recipe import EarlyStopSection, TrainerSection
+from mmrl.recipe import EarlyStopSection, PlateauSection, TrainerSection
 
 SHOWN = (
     ("reward", "reward"),
@@ -45,10 +45,14 @@ class Progressed:
     """Values of early_stop's metric in a row without a new best."""
     watched: float | None = None
     """Best of them so far, negated under mode min."""
+    recent: list[list[float]] = field(default_factory=list)
+    """[reward, reward_std] of the last steps, as far back as plateau looks."""
 
     def done(self, section: TrainerSection) -> bool:
         """By steps, by time, or by early_stop: a question of the state alone, so all ranks stop together and a finished run stays so."""
         if self.step >= section.max_steps or (section.max_minutes is not None and self.seconds / 60 >= section.max_minutes):
+            return True
+        if section.plateau is not None and self._is_flat(section.plateau):
             return True
         rule = section.early_stop
         if rule is None or self.watched is None:
@@ -63,6 +67,17 @@ class Progressed:
             self.watched, self.stale = value, 0
         else:
             self.stale += 1
+
+    def note(self, rule: PlateauSection, metrics: Mapping[str, float]) -> None:
+        """Notes a step's reward and spread."""
+        self.recent = [*self.recent, [metrics["reward"], metrics["reward_std"]]][-(rule.window + rule.span) :]
+
+    def _is_flat(self, rule: PlateauSection) -> bool:
+        if self.step < rule.min_steps or len(self.recent) < rule.window + rule.span:
+            return False
+        before, now = self.recent[: rule.window], self.recent[-rule.window :]
+        moved = [abs(sum(a) - sum(b)) / rule.window for a, b in zip(zip(*before, strict=True), zip(*now, strict=True), strict=True)]
+        return all(distance < rule.tolerance for distance in moved)
 
 
 class Progress:

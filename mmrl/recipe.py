@@ -58,6 +58,9 @@ class ModelSection:
     """Run the Python code that comes with a hub model."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward: less memory, more time, same gradient."""
+    timestamps: Literal["own", "interleaved"] = "own"
+    """How the times of a clip reach the model: "own", as its family does it (Qwen2.5-VL in positions, Qwen3-VL in words); "interleaved", as
+    text such as "1.0s" before each pair of frames (TimeLens, arXiv:2512.14698), which Qwen3-VL does not take."""
     lora: LoraSection | None = None
     """Low-rank adapters; null trains all weights."""
     reference: str | None = None
@@ -197,6 +200,21 @@ class EarlyStopSection:
 
 
 @dataclass(frozen=True)
+class PlateauSection:
+    """Stop when training has gone flat: the mean reward and the mean spread inside groups, each taken over `window` steps, have both moved
+    by less than `tolerance` in the last `span` steps. TimeLens (arXiv:2512.14698) stops so, without a formula; these numbers are ours."""
+
+    window: PositiveInt = 10
+    """Steps of a mean."""
+    span: PositiveInt = 30
+    """Steps between the two means that are compared."""
+    tolerance: Positive = 0.01
+    """Least movement, in the reward's unit, that goes on."""
+    min_steps: PositiveInt = 60
+    """Steps before which the run does not stop so."""
+
+
+@dataclass(frozen=True)
 class TrainerSection:
     """The run itself."""
 
@@ -228,6 +246,8 @@ class TrainerSection:
     """Share of a step's rollouts whose reward may fail before the run stops."""
     early_stop: EarlyStopSection | None = None
     """Stop before max_steps when a metric says so; null = never."""
+    plateau: PlateauSection | None = None
+    """Stop before max_steps when reward and spread have gone flat; null = never."""
     max_minutes: Positive | None = None
     """Stop cleanly, with a checkpoint, after this many minutes of training; null = no limit."""
 

@@ -90,7 +90,7 @@ class Trainer:
         needs = {need for term in self.terms for need in term.term.needs}
         needs_ref = "ref_logps" in needs or recipe.update.kl_in_reward > 0
         self.reference = load_reference(recipe.model, self.policy) if needs_ref else None
-        self.make_prompts = PromptMaker(self.processor, self.policy.layout)
+        self.make_prompts = PromptMaker(self.processor, self.policy.layout, timestamps=recipe.model.timestamps)
         self.engine.attach(self.processor)
         self.collector = Collector(
             source, sampler, self.engine, strategy, self.make_prompts, rewards, success, rollout.num_generations,
@@ -131,8 +131,10 @@ class Trainer:
         return self.folder
 
     def _watch(self, metrics: Mapping[str, float]) -> None:
-        """Shows early_stop its metric. The first rank's value counts: times differ between ranks."""
-        rule = self.recipe.trainer.early_stop
+        """Shows early_stop its metric. The first rank's value counts: times differ between ranks. And plateau its two, which do not."""
+        rule, plateau = self.recipe.trainer.early_stop, self.recipe.trainer.plateau
+        if plateau is not None:
+            self.state.note(plateau, metrics)
         if rule is not None and rule.metric in metrics:
             self.state.watch(rule, gather_from_ranks([metrics[rule.metric]])[0][0])
 

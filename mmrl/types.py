@@ -59,7 +59,7 @@ class Prompt:
 
     task: Task
     text: str
-    """Templated, one placeholder per medium: what an engine with its own processor wants."""
+    """Templated, one placeholder per medium, or per frame pair where times are interleaved: what an engine with its own processor wants."""
     ids: np.ndarray
     """int64 [P], placeholders expanded to one id per vision token: what we train on."""
     mm_inputs: Mapping[str, np.ndarray]

@@ -5,6 +5,11 @@ A clip of Qwen3-VL is written pair of frames by pair of frames: `<0.2 seconds>`,
 own start and end around the clip give way to those, as in Qwen's original processor (transformers 4.57) and in vLLM; transformers 5 leaves
 them, which doubles the first start and the last end. Times are the frames' own; transformers has only an even frame rate. Each is
 tokenized alone, as vLLM does it, so a clip reads the same after any text.
+
+With `timestamps="interleaved"` a clip of Qwen2.5-VL is written likewise (TimeLens, arXiv:2512.14698): `0.0s`, vision start, the tokens of
+two frames, vision end, `1.0s`, and so on; a time is that of the pair's first frame. Each pair is a video of its own with its own row of
+`video_grid_thw`, a form of this prompt that both transformers and vLLM can express. The vision tower attends inside a pair only, so its
+features stay; the positions no longer count seconds.
 """
 
 from __future__ import annotations
@@ -12,12 +17,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from mmrl.errors import TaskError
+from mmrl.errors import RecipeError, TaskError
 from mmrl.models.positions import VisionLayout, mrope_positions
 from mmrl.types import Media, Prompt, Task
 
@@ -30,7 +36,21 @@ class PromptMaker:
     layout: VisionLayout
     max_prompt_length: int | None = None
     """Longest prompt in tokens; None = no limit. Vision-token counts cannot be cut, so a longer prompt is an error."""
+    timestamps: Literal["own", "interleaved"] = "own"
+    """How the times of clips are written: "own", as the family does it, or "interleaved", before each frame pair (not for Qwen3-VL)."""
     _texts: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.timestamps == "interleaved" and self.layout.pair_marks is not None:
+            raise RecipeError("model.timestamps: got 'interleaved'; this model writes the time before each frame pair by itself: use 'own'")
+
+    @cached_property
+    def _pair_marks(self) -> tuple[int, int] | None:
+        """Ids before and after each frame pair where pairs are written one by one; None = a clip is one run of tokens."""
+        if self.timestamps == "interleaved":
+            start, end = self.processor.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
+            return start, end
+        return self.layout.pair_marks
 
     def __call__(self, tasks: Sequence[Task]) -> list[Prompt]:
         """One prompt a task, in order. All pictures go through the image processor in one call. Raises TaskError, naming the task, for
@@ -69,7 +89,11 @@ class PromptMaker:
 
     def _prompt(self, task: Task, items: Sequence[Mapping[str, np.ndarray]]) -> Prompt:
         text, short_ids = self._tokenized(task)
+        if self.timestamps == "interleaved":
+            items = [_pair_by_pair(item) if "video_grid_thw" in item else item for item in items]
         ids = self._expand(task, short_ids, items)
+        if self.timestamps == "interleaved":
+            text = self._with_times(text, task)
         names = sorted({name for item in items for name in item})
         mm_inputs = {name: _joined([item[name] for item in items if name in item]) for name in names}
         return Prompt(task=task, text=text, ids=ids, mm_inputs=mm_inputs)
@@ -98,9 +122,9 @@ class PromptMaker:
             )
         pieces, at = [], 0
         for place, medium, item, kind in zip(places, task.media, items, kinds, strict=True):
-            tokens = int(item[kind][0].prod()) // self.layout.merge_size**2
-            if medium.is_video and self.layout.pair_marks is not None:
-                if tuple(ids[place - 1 : place + 2 : 2]) != self.layout.pair_marks:
+            tokens = int(item[kind].prod(-1).sum()) // self.layout.merge_size**2
+            if medium.is_video and self._pair_marks is not None:
+                if tuple(ids[place - 1 : place + 2 : 2]) != self._pair_marks:
                     raise TaskError(
                         f"task {task.id}: the chat template does not put its video between vision start and vision end, which the model's "
                         "frame pairs take the place of; use the template that came with the model"
@@ -121,16 +145,40 @@ class PromptMaker:
         return expanded
 
     def _frame_pairs(self, video: Media, tokens: int) -> np.ndarray:
-        """int64 ids of a clip of `tokens` vision tokens in all: for each frame pair its mean time in seconds, then the pair's share of
-        the tokens between the marks. A last frame without a partner is its own, as the processor doubles it."""
-        assert video.timestamps_s is not None
-        assert self.layout.pair_marks is not None
-        start, end = self.layout.pair_marks
-        size = self.processor.video_processor.temporal_patch_size
-        times = np.pad(video.timestamps_s, (0, -len(video.timestamps_s) % size), mode="edge").reshape(-1, size).mean(1)
-        written = self.processor.tokenizer([f"<{time:.1f} seconds>" for time in times], add_special_tokens=False)["input_ids"]
+        """int64 ids of a clip of `tokens` vision tokens in all: for each frame pair its time in seconds, then the pair's share of the
+        tokens between the marks."""
+        assert self._pair_marks is not None
+        start, end = self._pair_marks
+        times = self._times(video)
+        written = self.processor.tokenizer(times, add_special_tokens=False)["input_ids"]
         pair = [start, *[self.layout.video_token_id] * (tokens // len(times)), end]
         return np.concatenate([[*time, *pair] for time in written])
+
+    def _times(self, video: Media) -> list[str]:
+        """What is written before each frame pair: Qwen3-VL's mean time, or, interleaved, the time of the first frame. A last frame without
+        a partner is a pair, as the processor doubles it."""
+        assert video.timestamps_s is not None
+        size = self.processor.video_processor.temporal_patch_size
+        pairs = np.pad(video.timestamps_s, (0, -len(video.timestamps_s) % size), mode="edge").reshape(-1, size)
+        if self.timestamps == "interleaved":
+            return [f"{time:.1f}s" for time in pairs[:, 0]]
+        return [f"<{time:.1f} seconds>" for time in pairs.mean(1)]
+
+    def _with_times(self, text: str, task: Task) -> str:
+        """The templated text with a placeholder for each frame pair, its time before it."""
+        assert self._pair_marks is not None
+        start, end = self._pair_marks
+        one = "".join(self.processor.tokenizer.convert_ids_to_tokens([start, self.layout.video_token_id, end]))
+        before, *after = text.split(one)
+        clips = ["".join(time + one for time in self._times(medium)) for medium in task.media if medium.is_video]
+        return before + "".join(clip + piece for clip, piece in zip(clips, after, strict=True))
+
+
+def _pair_by_pair(video: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A clip's arrays as those of one video per frame pair; patches already lie pair after pair."""
+    ((pairs, height, width),) = video["video_grid_thw"]
+    grids = np.tile(np.array([1, height, width], video["video_grid_thw"].dtype), (pairs, 1))
+    return {**video, "video_grid_thw": grids, "second_per_grid_ts": np.repeat(video["second_per_grid_ts"], pairs)}
 
 
 def _refused(task: Task, media: Media, error: ValueError) -> TaskError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/clips.md", "docs/mazes.md", "docs/performance.md", "docs/videossr.md")
+PAGES = ("README.md", "docs/clips.md", "docs/grounding.md", "docs/mazes.md", "docs/performance.md", "docs/videossr.md")
 LESS = {"--n": "20", "--prompt": "64", "--completion": "4", "--num-generations": "2", "--tokens": "4", "--rounds": "1"}
 """Options that say how much work there is, and what a test gives them."""
 TWO_STEPS = (
@@ -26,6 +26,11 @@ def commands(page: str) -> list[str]:
     return [line for line in lines if line.startswith(("mmrl ", "torchrun "))]
 
 
+def files(page: str) -> dict[str, str]:
+    """What the page says to write: a code block under a line that ends in the file's name and a colon, such as `my/events.txt`:"""
+    return dict(re.findall(r"`([\w/.-]+)`:\n\n```\w*\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+
+
 def small(command: str, model: Path) -> list[str]:
     """The command's arguments with this interpreter's tools, and less work."""
     words = shlex.split(command, comments=True)
@@ -33,8 +38,8 @@ def small(command: str, model: Path) -> list[str]:
         words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
     else:
         words = [sys.executable, "-m", "mmrl.cli", *words[1:]]
-    overrides = {"train": (*TWO_STEPS, f"model.path={model}"), "eval": ("eval.tasks=2",)}
-    verb = words[words.index("mmrl.cli") + 1]
+    overrides = {"train": (*TWO_STEPS, f"model.path={model}"), "eval": ("eval.tasks=2",), "difficulty": (f"model.path={model}",)}
+    verb = words[words.index("mmrl.cli") + (2 if "tasks" in words else 1)]
     words = [LESS.get(words[n - 1], word) for n, word in enumerate(words)]
     return words + [argument for override in overrides.get(verb, ()) for argument in ("--set", override)]
 
@@ -45,6 +50,10 @@ def small(command: str, model: Path) -> list[str]:
 def test_the_commands_of_a_page_run(page: str, random_model: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "recipes"))), "OMP_NUM_THREADS": "1"}
+    environment["MMRL_CACHE"] = str(tmp_path / "cache")
+    for name, content in files(page).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
     found = commands(page)
     assert found
     for command in found:

@@ -59,6 +59,12 @@ def make_prompts(processor, shared_policy):
 
 
 @pytest.fixture(scope="session")
+def make_timed_prompts(processor, shared_policy):
+    """The same, with times as text between a clip's frame pairs."""
+    return PromptMaker(processor, shared_policy.layout, timestamps="interleaved")
+
+
+@pytest.fixture(scope="session")
 def qwen3_vl():
     """An untrained tiny Qwen3-VL and its processor, float32. Shared by the whole session: leave its weights as they are. Three layers,
     so that both vision layers' features are added below the last, where other tokens still see them."""

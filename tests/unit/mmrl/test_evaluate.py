@@ -11,6 +11,7 @@ from mmrl.evaluate import bootstrap, evaluate, pass_at_k, table_metrics, wilson,
 from mmrl.loop.score import WeightedReward
 from mmrl.protocols import Sampling
 from mmrl.types import Completion, Media, Prompt, Task, TaskKey
+from rewards.spans import TemporalIoU
 
 
 @pytest.mark.parametrize(("n", "correct"), [(1, 0), (1, 1), (5, 0), (5, 2), (6, 5), (7, 7)])
@@ -134,6 +135,54 @@ def test_what_blind_answers_earn_stands_beside_what_was_earned():
     mixed = evaluate(Blind(), [*keys, TaskKey("b", 0)], Written(), make_prompts, Yes(), Sampling())
     assert "baselines" not in mixed
     assert ["baselines" in cell for cell in mixed["table"]] == [True, False]
+
+
+class Spans(Source):
+    """Six grounding tasks of 10 s: [0, 5] three times, then [2, 6], [2, 8], [5, 10]."""
+
+    buckets = ("",)
+    true = ([0, 5], [0, 5], [0, 5], [2, 6], [2, 8], [5, 10])
+
+    def task(self, key):
+        media = (Media(np.zeros((2, 4, 4, 3), np.uint8), np.array([0.0, 0.5])),)
+        meta = {"kind": "grounding", "span_s": self.true[key.index], "duration_s": 10.0}
+        return Task(f"spans/{key.index}", (), media, "", meta)
+
+
+class Says(Written):
+    def generate(self, prompts, num_generations, sampling):
+        texts = ["0 - 5", "0 - 10", "1 - 5", "3.4 - 5.4", "somewhere", "9 - 3"]
+        return [[Completion(np.array([1]), texts[int(p.task.id[-1])], np.zeros(1, np.float32), "stop", 0)] for p in prompts]
+
+
+def test_grounding_counts_every_query_beside_the_best_constant_span():
+    """Overlaps 1, 0.5, 0.8, 2 / 4, none, reversed: mIoU 2.8 / 6. Rounded to whole seconds 3.4 - 5.4 is 3 - 5: the same 2 / 4. The constant
+    [0, 5] earns 1, 1, 1, 3/6, 3/8, 0."""
+    overlap, rounded, snapped = TemporalIoU(), TemporalIoU(whole_seconds=True), TemporalIoU(snap=True)
+    rewards = [WeightedReward(overlap, 1.0, "overlap"), WeightedReward(rounded, 0.0, "rounded"), WeightedReward(snapped, 0.0, "snapped")]
+    keys = [TaskKey("", n) for n in range(6)]
+    result = evaluate(Spans(), keys, Says(), make_prompts, overlap, Sampling(), rewards=rewards, batch_size=4)
+    assert set(result["grounding"]) == {"overlap", "rounded"}
+    assert set(result["rewards"]) == {"rounded", "snapped"}
+    numbers = result["grounding"]["overlap"]
+    assert {name: numbers[name] for name in ("R1@0.3", "R1@0.5", "R1@0.7")} == pytest.approx(
+        {"R1@0.3": 4 / 6, "R1@0.5": 4 / 6, "R1@0.7": 2 / 6}
+    )
+    assert numbers["mIoU"] == pytest.approx(2.8 / 6)
+    constant = numbers["constant"]
+    assert constant["mIoU"] >= (3 + 3 / 6 + 3 / 8) / 6
+    assert constant["mIoU"] == pytest.approx(np.mean([_iou(np.array(constant["shares"]) * 10, span) for span in Spans.true]))
+    metrics = table_metrics(result)
+    assert metrics["eval/grounding/overlap/mIoU"] == numbers["mIoU"]
+    assert metrics["eval/grounding/overlap/constant_mIoU"] == constant["mIoU"]
+    assert "grounding" not in evaluate(Source(), KEYS, Written(), make_prompts, Yes(), Sampling())
+    json.dumps(result, allow_nan=False)
+
+
+def _iou(one, other):
+    ticks = (np.arange(100_000) + 0.5) / 10_000
+    inside = [(start < ticks) & (ticks < end) for start, end in (one, other)]
+    return (inside[0] & inside[1]).sum() / (inside[0] | inside[1]).sum()
 
 
 def test_one_completion_a_task_has_wilsons_interval():

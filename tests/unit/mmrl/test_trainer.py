@@ -18,7 +18,7 @@ from mmrl import cli
 from mmrl import trainer as module
 from mmrl.errors import CheckpointError, MmrlError, TaskError
 from mmrl.progress import Progressed
-from mmrl.recipe import EarlyStopSection, TrainerSection, load_recipe
+from mmrl.recipe import EarlyStopSection, PlateauSection, TrainerSection, load_recipe
 from mmrl.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[3]
@@ -594,6 +594,40 @@ def stale_after(values, **rule):
 )
 def test_early_stop_by_hand(values, rule, done):
     assert stale_after(values, **rule) == done
+
+
+@pytest.mark.parametrize(
+    ("rewards", "stds", "done"),
+    [
+        ([1.0] * 12, [0.5] * 12, 8),  # flat from the start: as soon as min_steps allows
+        ([0.1 * n for n in range(12)], [0.5] * 12, None),  # the reward moves 0.1 a step
+        ([1.0] * 12, [0.5 - 0.02 * n for n in range(12)], None),  # the spread moves 0.02 a step, 0.06 between the means
+        ([0.12 * min(n, 5) for n in range(12)], [0.5] * 12, 10),  # steps 6 to 10 are equal: means of 6, 7 and of 9, 10
+        ([1.0, 1.2] * 6, [0.5, 0.3] * 6, 8),  # swings inside a mean are no movement
+        ([math.nan] * 12, [0.5] * 12, None),
+    ],
+)
+def test_plateau_by_hand(rewards, stds, done):
+    """Means of 2 steps, 3 steps apart, must differ by less than 0.05."""
+    rule = PlateauSection(window=2, span=3, tolerance=0.05, min_steps=8)
+    section, state, stopped = TrainerSection(max_steps=100, plateau=rule), Progressed(), None
+    for step, (reward, std) in enumerate(zip(rewards, stds, strict=True), 1):
+        state.step = step
+        state.note(rule, {"reward": reward, "reward_std": std})
+        assert len(state.recent) <= 5
+        if stopped is None and state.done(section):
+            stopped = step
+    assert stopped == done
+
+
+def test_a_run_on_a_plateau_stops_and_stays_stopped(recipe):
+    """Every reward is 0: flat at once."""
+    flat = ("rewards=[{use: 'strange_rewards:Worst'}]", "trainer.plateau={window: 1, span: 1, min_steps: 2}", "trainer.max_steps=5")
+    run = train(recipe(*flat))
+    steps = [line["step"] for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "reward" in line]
+    assert steps == [1, 2]
+    train(recipe(*flat), resume=True)
+    assert steps == [line["step"] for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "reward" in line]
 
 
 def test_done_by_steps_and_by_time():

@@ -25,8 +25,9 @@ BATCHES = {  # name: [(prompt, completion lengths)]
     "one row": [("picture", [4])],
     "two pictures in a prompt": [("pictures", [3, 5])],
     "picture and clip": [("clip", [2, 4])],
+    "clips with times between their pairs": [("timed clips", [3, 1, 4])],
     "text only": [("text", [3, 1])],
-    "many groups": [("picture", [2, 6]), ("text", [4]), ("pictures", [1, 3]), ("wide", [5, 2]), ("clip", [2])],
+    "many groups": [("picture", [2, 6]), ("text", [4]), ("pictures", [1, 3]), ("wide", [5, 2]), ("clip", [2]), ("timed clips", [2, 1])],
 }
 FORMS = {
     "two streams": {},
@@ -40,7 +41,7 @@ FORMS = {
 
 
 @pytest.fixture
-def prompts(make_prompts, picture_task):
+def prompts(make_prompts, make_timed_prompts, picture_task):
     tasks = {
         "picture": picture_task("a", (56, 84)),
         "wide": picture_task("b", (56, 140), text="Which way? Up, down, left, right."),
@@ -48,7 +49,8 @@ def prompts(make_prompts, picture_task):
         "clip": picture_task("d", (56, 56), 4, fps=8.0),  # two frame pairs, both at time position 0
         "text": picture_task("e", text="Go."),
     }
-    return dict(zip(tasks, make_prompts(list(tasks.values())), strict=True))
+    (timed,) = make_timed_prompts([picture_task("t", 5, (56, 84), 2, fps=0.5)])
+    return {**dict(zip(tasks, make_prompts(list(tasks.values())), strict=True)), "timed clips": timed}
 
 
 @pytest.fixture

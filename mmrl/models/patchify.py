@@ -1,0 +1,133 @@
+"""Frames to what the vision tower reads, bit for bit as the model's own processor makes it, in one pass.
+
+The processor takes a clip through memory four times in float32: cast, normalise, permute, join. Here one row of merged patches at a time
+is normalised in the CPU's cache and written to its place in the output, which is the only float32 array of the clip's size.
+
+A size is changed once. Frames that come in the size that the processor would choose, as `read_frames(path, indices, size)` decodes them,
+are not resized again; any others go through the processor's own `resize`, so their values are its own too.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
+from transformers.image_utils import SizeDict
+
+KNOWN = (Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLVideoProcessor)
+"""Processors that do what `VisionInput` does. Not their subclasses, which may do otherwise."""
+_log = logging.getLogger(__name__)
+_told: set[str] = set()
+
+
+@dataclass(frozen=True, eq=False)
+class Patchify:
+    """uint8 [F, H, W, 3] to float32 rows [N, 3 * temporal_patch_size * patch_size ** 2], one a patch.
+
+    Rows come in the order of the vision tower: groups of `temporal_patch_size` frames, in a group blocks of `merge_size` x `merge_size`
+    patches from left to right and down, in a block likewise. A row is channel by channel, frame by frame, line by line. A last group that
+    is not full repeats the last frame.
+    """
+
+    patch_size: int
+    merge_size: int
+    temporal_patch_size: int
+    mean: np.ndarray
+    """float32 [3, 1, 1, 1] levels, 0 to 255: a value is (level - mean) / std, each rounded, as the processor computes it."""
+    std: np.ndarray
+
+    def __call__(self, frames: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """The rows, and the grid: frame groups, patches down, patches across. ValueError for sides that are no multiple of
+        merge_size * patch_size."""
+        count, height, width, _ = frames.shape
+        patch, merge, group = self.patch_size, self.merge_size, self.temporal_patch_size
+        block = patch * merge
+        if height % block or width % block:
+            raise ValueError(f"height and width must be multiples of {block}; got {height} x {width}")
+        groups, down, across = -(-count // group), height // block, width // block
+        out = np.empty((groups, down, across, merge, merge, 3, group, patch, patch), np.float32)
+        levels = np.empty((3, group, block, width), np.uint8)
+        values = np.empty(levels.shape, np.float32)
+        line = np.dtype((np.void, 4 * patch))  # the longest run that stays whole: a line of a patch, copied as one item
+        lines_of = values.view(line).reshape(3, group, merge, patch, across, merge).transpose(4, 2, 5, 0, 1, 3)
+        lines_out = out.view(line)[..., 0]
+        for n in range(groups):
+            clip = frames[n * group : (n + 1) * group]
+            held = len(clip)  # fewer than a group at the end of an odd clip, and in a picture
+            for row in range(down):
+                np.copyto(levels[:, :held], clip[:, row * block : (row + 1) * block].transpose(3, 0, 1, 2))
+                np.copyto(values[:, :held], levels[:, :held])
+                np.subtract(values[:, :held], self.mean, out=values[:, :held])
+                np.divide(values[:, :held], self.std, out=values[:, :held])
+                lines_out[n, row, ..., :held, :] = lines_of[..., :held, :]
+                if held < group:
+                    lines_out[n, row, ..., held:, :] = lines_of[..., held - 1 : held, :]
+        return out.reshape(-1, 3 * group * patch**2), (groups, height // patch, width // patch)
+
+
+@dataclass(frozen=True, eq=False)
+class VisionInput:
+    """One picture or clip to `pixel_values` and its grid, as an image or video processor of transformers makes them."""
+
+    processor: Any
+    patchify: Patchify | None
+    """None: only the processor itself knows how."""
+
+    @classmethod
+    def of(cls, processor: Any) -> VisionInput:
+        """Where mmrl's way would give other values than the processor's, the processor is called, and the log says so once."""
+        patchify, reason = _patchify_of(processor)
+        if reason and reason not in _told:
+            _told.add(reason)
+            _log.warning("pictures and clips go through the model's processor, which is slower: %s", reason)
+        return cls(processor, patchify)
+
+    def __call__(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [N, D] and int64 [1, 3] of uint8 [F, H, W, 3]. ValueError for what the processor refuses."""
+        if self.patchify is None:
+            return _by_processor(self.processor, frames)
+        rows, grid = self.patchify(self._resized(frames))
+        return rows, np.array([grid])
+
+    def _resized(self, frames: np.ndarray) -> np.ndarray:
+        if not self.processor.do_resize:
+            return frames
+        known = self.processor
+        resized = known.resize(
+            torch.from_numpy(frames).permute(0, 3, 1, 2)[None] if _is_video(known) else torch.from_numpy(frames).permute(0, 3, 1, 2),
+            size=SizeDict(**dict(known.size)),
+            resample=known.resample,
+            factor=known.patch_size * known.merge_size,
+            temporal_factor=known.temporal_patch_size,
+            cap_pixels_per_frame=bool(getattr(known, "cap_pixels_per_frame", False)),
+        )
+        return resized.reshape(-1, *resized.shape[-3:]).permute(0, 2, 3, 1).numpy()
+
+
+def _is_video(processor: Any) -> bool:
+    return "pixel_values_videos" in processor.model_input_names
+
+
+def _by_processor(processor: Any, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    if _is_video(processor):
+        out = processor(videos=[pixels], do_sample_frames=False, return_tensors="pt")
+        return out["pixel_values_videos"].numpy(), out["video_grid_thw"].numpy()
+    out = processor(images=[pixels[0]], return_tensors="pt")
+    return out["pixel_values"].numpy(), out["image_grid_thw"].numpy()
+
+
+def _patchify_of(processor: Any) -> tuple[Patchify | None, str | None]:
+    """What gives the same bits as the processor, or why nothing does."""
+    name = type(processor).__name__
+    if type(processor) not in KNOWN:
+        return None, f"{name} is not one of {', '.join(known.__name__ for known in KNOWN)}"
+    if not (processor.do_rescale and processor.do_normalize):
+        return None, f"its {name} does not rescale and normalise"
+    levels = 1.0 / processor.rescale_factor
+    mean, std = ((torch.tensor(value) * levels).reshape(3, 1, 1, 1).numpy() for value in (processor.image_mean, processor.image_std))
+    return Patchify(processor.patch_size, processor.merge_size, processor.temporal_patch_size, mean, std), None
