@@ -57,7 +57,13 @@ class Budget:
 
 
 def command(
-    files: list[Path], family: list[str], fps: list[float], max_frames: list[int], max_pixels: list[int], rounds: int, json_file: Path | None
+    files: list[Path],
+    family: list[str],
+    fps: list[float],
+    max_frames: list[int],
+    max_pixels: list[int],
+    rounds: int,
+    json_file: Path | None,
 ) -> None:
     """What the command line calls. `max_pixels` 0 = qwen-vl-utils' own budget."""
     unknown = [name for name in family if name not in FAMILIES]
@@ -95,7 +101,7 @@ def run(file: Path, budget: Budget, rounds: int) -> dict[str, Any]:
 
     def ours(read: Callable[..., Media], remembered: bool) -> tuple[Media, np.ndarray]:
         if not remembered:
-            backends.forget_scans()
+            backends._kept.cache_clear()  # each file is new to a first epoch
         info = probe(file)
         indices = budget.indices(info.num_frames, info.fps)
         media = read(file, indices, budget.size(info.height, info.width, len(indices)))
@@ -119,7 +125,9 @@ def run(file: Path, budget: Budget, rounds: int) -> dict[str, Any]:
             continue
         asked = np.asarray(metadata["frames_indices"])
         if asked.tolist() != indices.tolist():
-            failed[reader] = f"chooses other frames: {len(asked)} of {metadata['total_num_frames']}, not {len(indices)} of {info.num_frames}"
+            failed[reader] = (
+                f"chooses other frames: {len(asked)} of {metadata['total_num_frames']}, not {len(indices)} of {info.num_frames}"
+            )
         elif tuple(video.shape[2:]) != media.frames.shape[1:3] or expected.shape != made.shape:
             failed[reader] = f"chooses another size: {tuple(video.shape[2:])}, not {media.frames.shape[1:3]}"
         else:
