@@ -162,7 +162,7 @@ class _Reader:
         """Every frame in the order of showing. MediaError at the first packet that cannot be decoded."""
         import av
 
-        started = False
+        started, last = False, None
         for packet in self.packets:
             self.deadline.check()
             started = started or packet.is_keyframe
@@ -173,8 +173,14 @@ class _Reader:
                     continue
                 raise MediaError(f"{self.path}: cannot be decoded {_second(packet)}: {_why(error)}") from error
             for frame in frames:
+                if not started and frame.is_corrupt:
+                    continue
+                started = True
                 if frame.is_corrupt:
                     raise MediaError(f"{self.path}: the decoder found damage in the frame {_second(frame)}")
+                if last is not None and frame.pts is not None and frame.pts <= last:
+                    raise MediaError(f"{self.path}: the times of its frames contradict their order {_second(frame)}; make the file again")
+                last = frame.pts
                 yield frame
 
     def first(self, starts: np.ndarray, tick: int) -> Any:
@@ -214,10 +220,10 @@ class _Reader:
         return None
 
     def _run(self, packet: Any, start: int, wanted: set[int], rows: dict[int, int], sink: _Sink) -> bool:
-        """Decodes from a keyframe until the last wanted packet is in, then drains the decoder. False if the decoder met damage."""
+        """Decodes from a keyframe until the last wanted packet is in, then drains the decoder. False if it met damage."""
         import av
 
-        unsent, skips = set(wanted), self.codec.name in DISPOSABLE
+        unsent, last, skips = set(wanted), start - 1, self.codec.name in DISPOSABLE
         while True:
             self.deadline.check()
             if skips:
@@ -234,8 +240,13 @@ class _Reader:
                 else:
                     return False
             for frame in frames:
-                if frame.pts in wanted and not frame.is_corrupt:
-                    sink.put(rows[frame.pts], frame)
+                if frame.is_corrupt or frame.pts is None or frame.pts < start:
+                    continue
+                if frame.pts <= last:  # the times contradict the order
+                    return False
+                last = frame.pts
+                if last in wanted:
+                    sink.put(rows[last], frame)
             if end or not unsent:
                 return True
             packet = next(self.packets)
@@ -278,10 +289,10 @@ def _opened(path: Path, limits: Limits, deadline: Deadline) -> Iterator[tuple[An
 
 
 def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Ticks of the frames in the order of showing, of the keyframes, and how long the last frame stays. None if packets have no times."""
+    """Ticks of the frames in the order of showing, of the keyframes, and how long the last frame stays. None without times or keyframes."""
     import av
 
-    ticks, durations, starts = array("q"), array("q"), array("q")
+    ticks, durations, starts, before = array("q"), array("q"), array("q"), 0
     try:
         for packet in container.demux(stream):
             deadline.check()
@@ -293,7 +304,8 @@ def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -
                 return None
             if packet.is_keyframe:
                 starts.append(packet.pts)
-            if starts and packet.pts < starts[0]:  # before the first keyframe: refers to what is not in the file
+            if not starts or packet.pts < starts[0]:  # before the first keyframe: refers to what is not in the file
+                before += 1
                 continue
             if not packet.is_discard:
                 ticks.append(packet.pts)
@@ -301,11 +313,13 @@ def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -
     except av.FFmpegError as error:
         declared = f" of the {stream.frames} that its header declares" if stream.frames else ""
         raise MediaError(f"{path}: ends or breaks off after {len(ticks)} frames{declared}: {_why(error)}; make the file again") from error
+    if before and not starts:
+        return None
     if not ticks:
         raise MediaError(f"{path}: its video has no frames")
     order = np.argsort(ticks, kind="stable")
     shown, keys = np.array(ticks, np.int64)[order], np.array(starts, np.int64)
-    if (np.diff(shown) <= 0).any() or not len(keys):
+    if (np.diff(shown) <= 0).any():
         return None
     if (np.diff(keys) <= 0).any():
         raise MediaError(f"{path}: its timestamps jump back; put it together again with ffmpeg")
