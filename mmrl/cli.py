@@ -264,6 +264,22 @@ def bench_rollout(
     command(prompt, num_generations, tokens, model_size, rounds, json_file)
 
 
+@bench_app.command("media")
+def bench_media(
+    files: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
+    family: Annotated[list[str], typer.Option(help="qwen2_5_vl or qwen3_vl; may be repeated.")] = ["qwen2_5_vl"],  # noqa: B006
+    fps: Annotated[list[float], typer.Option(help="Frames kept per second; may be repeated.")] = [2.0],  # noqa: B006
+    max_frames: Annotated[list[int], typer.Option(min=4, help="Most frames kept; may be repeated.")] = [16, 128],  # noqa: B006
+    max_pixels: Annotated[list[int], typer.Option(min=0, help="Most pixels of a frame, 0 = qwen-vl-utils' own; may be repeated.")] = [0],  # noqa: B006
+    rounds: Annotated[int, typer.Option(min=1, help="The ways take turns this often.")] = 5,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,
+) -> None:
+    """From video file to pixel_values on one CPU thread: qwen-vl-utils and the model's processor, mmrl, and mmrl's frame cache."""
+    from mmrl.bench.media import command
+
+    command(files, family, fps, max_frames, max_pixels, rounds, json_file)
+
+
 @bench_app.command("step")
 def bench_step(
     against: Annotated[str, typer.Option(help="What to compare with: trl.")] = "trl",

@@ -10,6 +10,7 @@ are not resized again; any others go through the processor's own `resize`, so th
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,18 +88,20 @@ class VisionInput:
         return cls(processor, patchify)
 
     def __call__(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [N, D] and int64 [1, 3] of uint8 [F, H, W, 3]. ValueError for what the processor refuses."""
+        """float32 [N, D] and grid int64 [1, 3] of uint8 [F, H, W, 3]. ValueError for what the processor refuses."""
         if self.patchify is None:
             return _by_processor(self.processor, frames)
         rows, grid = self.patchify(self._resized(frames))
         return rows, np.array([grid])
 
     def _resized(self, frames: np.ndarray) -> np.ndarray:
-        if not self.processor.do_resize:
-            return frames
+        """In the size that the processor chooses: the very same frames where they have it."""
         known = self.processor
+        if not known.do_resize:
+            return frames
+        pixels = _tensor(frames)
         resized = known.resize(
-            torch.from_numpy(frames).permute(0, 3, 1, 2)[None] if _is_video(known) else torch.from_numpy(frames).permute(0, 3, 1, 2),
+            pixels[None] if _is_video(known) else pixels,
             size=SizeDict(**dict(known.size)),
             resample=known.resample,
             factor=known.patch_size * known.merge_size,
@@ -108,16 +111,22 @@ class VisionInput:
         return resized.reshape(-1, *resized.shape[-3:]).permute(0, 2, 3, 1).numpy()
 
 
+def _tensor(frames: np.ndarray) -> torch.Tensor:
+    """The same memory, [F, 3, H, W]; nothing here writes to it, so a read-only array (from the frame cache) needs no warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+
 def _is_video(processor: Any) -> bool:
     return "pixel_values_videos" in processor.model_input_names
 
 
 def _by_processor(processor: Any, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
     if _is_video(processor):
-        out = processor(videos=[pixels], do_sample_frames=False, return_tensors="pt")
+        out = processor(videos=[_tensor(frames)], do_sample_frames=False, return_tensors="pt")
         return out["pixel_values_videos"].numpy(), out["video_grid_thw"].numpy()
-    out = processor(images=[pixels[0]], return_tensors="pt")
+    out = processor(images=[_tensor(frames)[0]], return_tensors="pt")
     return out["pixel_values"].numpy(), out["image_grid_thw"].numpy()
 
 

@@ -21,9 +21,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from mmrl.errors import RecipeError, TaskError
+from mmrl.models.patchify import VisionInput
 from mmrl.models.positions import VisionLayout, mrope_positions
 from mmrl.types import Media, Prompt, Task
 
@@ -53,38 +53,31 @@ class PromptMaker:
         return self.layout.pair_marks
 
     def __call__(self, tasks: Sequence[Task]) -> list[Prompt]:
-        """One prompt a task, in order. All pictures go through the image processor in one call. Raises TaskError, naming the task, for
-        media that do not fit the messages, a picture that the processor refuses, and a prompt that is too long."""
-        images = iter(self._images([(task, m) for task in tasks for m in task.media if not m.is_video]))
-        return [self._prompt(task, [self._video(task, m) if m.is_video else next(images) for m in task.media]) for task in tasks]
+        """One prompt a task, in order. Raises TaskError, naming the task, for media that do not fit the messages, a picture or clip that
+        the processor refuses, and a prompt that is too long."""
+        return [self._prompt(task, [self._item(task, medium) for medium in task.media]) for task in tasks]
 
-    def _images(self, images: Sequence[tuple[Task, Media]]) -> list[dict[str, np.ndarray]]:
-        if not images:
-            return []
-        pictures = [torch.from_numpy(m.frames[0]).permute(2, 0, 1) for _, m in images]
-        try:
-            out = self.processor.image_processor(images=pictures, return_tensors="pt")
-        except ValueError as error:
-            if len(images) > 1:  # one by one, to name the task
-                return [item for image in images for item in self._images([image])]
-            raise _refused(*images[0], error) from error
-        grids = out["image_grid_thw"].numpy()
-        ends = np.cumsum(grids.prod(-1))[:-1]
-        patches = np.split(out["pixel_values"].numpy(), ends)
-        return [{"pixel_values": p, "image_grid_thw": g[None]} for p, g in zip(patches, grids, strict=True)]
+    @cached_property
+    def _pictures(self) -> VisionInput:
+        return VisionInput.of(self.processor.image_processor)
 
-    def _video(self, task: Task, video: Media) -> dict[str, np.ndarray]:
-        assert video.timestamps_s is not None
-        frames = torch.from_numpy(video.frames).permute(0, 3, 1, 2)
+    @cached_property
+    def _clips(self) -> VisionInput:
+        return VisionInput.of(self.processor.video_processor)
+
+    def _item(self, task: Task, medium: Media) -> dict[str, np.ndarray]:
+        """One medium's part of `mm_inputs`."""
         try:
-            out = self.processor.video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
+            pixels, grid = (self._clips if medium.is_video else self._pictures)(medium.frames)
         except ValueError as error:
-            raise _refused(task, video, error) from error
-        item = {"pixel_values_videos": out["pixel_values_videos"].numpy(), "video_grid_thw": out["video_grid_thw"].numpy()}
+            raise _refused(task, medium, error) from error
+        if medium.timestamps_s is None:
+            return {"pixel_values": pixels, "image_grid_thw": grid}
+        item = {"pixel_values_videos": pixels, "video_grid_thw": grid}
         if self.layout.pair_marks is not None:  # time stands in the text
             return item
-        span = float(video.timestamps_s[-1] - video.timestamps_s[0])
-        seconds_per_frame = span / (len(video.frames) - 1) if len(video.frames) > 1 else 1.0
+        span = float(medium.timestamps_s[-1] - medium.timestamps_s[0])
+        seconds_per_frame = span / (len(medium.frames) - 1) if len(medium.frames) > 1 else 1.0
         return item | {"second_per_grid_ts": np.array([seconds_per_frame * self.processor.video_processor.temporal_patch_size])}
 
     def _prompt(self, task: Task, items: Sequence[Mapping[str, np.ndarray]]) -> Prompt:
