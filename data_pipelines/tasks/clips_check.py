@@ -6,7 +6,7 @@ what it saw. Shares no code with the generator, so that a bug there, in the scen
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,7 @@ PROTOTYPES = {
     "pink": 0xFF82C3,
     "white": 0xFAFAFA,
 }
-TOLERANCE = 4
-"""Largest difference of a channel between a prototype and the middle of a bin of eight values: one bin, so that what lies below an edge
-hardly changes how much of it counts."""
+"""0xRRGGBB. Only pixels of exactly this colour count, so that what lies below a smooth edge changes nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,7 @@ class Track:
     @cached_property
     def whole(self) -> np.ndarray:
         """int64: the frames in which nothing covers it."""
-        return np.flatnonzero(10 * self.area >= 9 * self.area.max())
+        return np.flatnonzero(self.area == self.area.max())
 
     @cached_property
     def boxes(self) -> np.ndarray:
@@ -64,12 +62,13 @@ class Track:
 
     @property
     def kind(self) -> str:
-        """A square fills its box; a circle has as much of itself in the upper half as in the lower, a triangle far less."""
+        """A square fills the corners of its box; a circle has as much of itself in the upper half as in the lower, a triangle far less."""
         best = int(self.area[self.whole].argmax())
         (left, top), (right, bottom) = self.boxes[best].tolist()
-        rows = self.mask[self.whole[best], top : bottom + 1, left : right + 1].sum(axis=1)
-        if rows.sum() > 0.93 * (right - left + 1) * len(rows):
+        inside = self.mask[self.whole[best], top : bottom + 1, left : right + 1]
+        if inside[:: len(inside) - 1, :: inside.shape[1] - 1].all():
             return "square"
+        rows = inside.sum(axis=1)
         half = len(rows) // 2
         return "triangle" if 2 * rows[:half].sum() < rows[-half:].sum() else "circle"
 
@@ -113,25 +112,14 @@ class Unclear(Exception):
     """The frames do not decide the answer."""
 
 
-@cache
-def bins() -> np.ndarray:
-    """uint8 [32768]: colour of the bin (r // 8, g // 8, b // 8), 0 for none."""
-    middles = np.stack(np.meshgrid(*[np.arange(32) * 8 + 4] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    table = np.zeros(len(middles), np.uint8)
-    for number, code in enumerate(PROTOTYPES.values(), 1):
-        table[(abs(middles - [code >> 16, code >> 8 & 255, code & 255]) <= TOLERANCE).all(axis=1)] = number
-    return table
-
-
 def tracks_of(frames: np.ndarray) -> dict[str, Track]:
     """Name, such as "red circle" -> where it is."""
-    red, green, blue = (frames[..., channel].astype(np.uint16) >> 3 for channel in range(3))
-    colours = bins()[(red << 10) | (green << 5) | blue]
-    present = np.bincount(colours.ravel(), minlength=len(PROTOTYPES) + 1)
+    red, green, blue = (frames[..., channel].astype(np.uint32) for channel in range(3))
+    codes = (red << 16) | (green << 8) | blue
     found = {}
-    for number, colour in enumerate(PROTOTYPES, 1):
-        if present[number]:
-            track = Track(colours == number)
+    for colour, code in PROTOTYPES.items():
+        track = Track(codes == code)
+        if track.area.any():
             found[f"{colour} {track.kind}"] = track
     return found
 

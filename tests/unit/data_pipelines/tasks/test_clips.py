@@ -33,9 +33,9 @@ def fingerprint(tasks: list[Task]) -> str:
 
 
 GOLDEN = {
-    "train": (ClipTasks("train"), 90, "?"),
-    "test, textured": (ClipTasks("test", seed=3, background="textured"), 36, "?"),
-    "long and wide": (ClipTasks("train", seed=1, num_frames=33, height=84, width=140, fps=4, system=""), 18, "?"),
+    "train": (ClipTasks("train"), 90, "380762921233d386"),
+    "test, textured": (ClipTasks("test", seed=3, background="textured"), 36, "df9501e90fb8c23b"),
+    "long and wide": (ClipTasks("train", seed=1, num_frames=33, height=84, width=140, fps=4, system=""), 18, "70fa4cc301570d1d"),
 }
 
 
@@ -47,7 +47,7 @@ def test_tasks_and_pixels_are_the_same_for_ever(name):
 
 
 def test_a_synthetic_clip_is_the_same_for_ever():
-    assert sha256(synthetic_clip("train", 0, 7).frames.tobytes()).hexdigest()[:16] == "?"
+    assert sha256(synthetic_clip("train", 0, 7).frames.tobytes()).hexdigest()[:16] == "87c101e534341d4e"
 
 
 def test_a_task_does_not_depend_on_what_was_drawn_before():
@@ -112,10 +112,10 @@ def test_splits_share_no_silhouette_in_the_smallest_bucket(monkeypatch):
     monkeypatch.setattr("data_pipelines.tasks.clips_scenes.some_kind", lambda draw: draw() * 0)
     monkeypatch.setattr("data_pipelines.tasks.clips_scenes.some_size", lambda space, draw: draw() * 0 + 13)
     found = {
-        (split, seed): {silhouettes(task) for task in first(ClipTasks(split, seed, ("direction",), (1,)), 350)}
+        (split, seed): {silhouettes(task) for task in first(ClipTasks(split, seed, ("direction",), (1,)), 260)}
         for split, seed in (("train", 0), ("train", 1), ("test", 0), ("test", 1))
     }
-    assert len(found["train", 0] & found["train", 1]) > 10
+    assert len(found["train", 0] & found["train", 1]) > 5
     assert not (found["train", 0] | found["train", 1]) & (found["test", 0] | found["test", 1])
 
 

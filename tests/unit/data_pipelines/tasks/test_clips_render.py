@@ -1,10 +1,10 @@
-from itertools import permutations
+from itertools import product
 from math import pi
 
 import numpy as np
 import pytest
 
-from data_pipelines.tasks.clips_check import bins
+from data_pipelines.tasks.clips_check import PROTOTYPES
 from data_pipelines.tasks.clips_layout import COLOURS, SHAPES, Shape, Space
 from data_pipelines.tasks.clips_render import RGB, Paint, render, sprite
 
@@ -58,17 +58,13 @@ def test_texture_is_keyed_and_stays_near_the_base():
     assert 80 < some.max() <= 79 + 15
 
 
-def test_no_blend_of_two_colours_looks_like_a_third():
-    """At an edge a shape covers 0 to 64 of 64 parts of what is below: another shape, or any ground up to (95, 95, 95)."""
-    table = bins()
-    grounds = [tuple(95 * (corner >> bit & 1) for bit in range(3)) for corner in range(8)]
-    named = list(RGB.items())
-    pairs = [(i, j, top, below) for (i, (_, top)), (j, (_, below)) in permutations(enumerate(named, 1), 2)]
-    pairs += [(i, 0, top, ground) for i, (_, top) in enumerate(named, 1) for ground in grounds]
-    cover = np.arange(65)[:, None]
-    for i, j, top, below in pairs:
-        red, green, blue = ((np.array(below) * (64 - cover) + np.array(top) * cover + 32) // 64 >> 3).T
-        seen = table[red << 10 | green << 5 | blue]
-        assert set(seen.tolist()) <= {0, i, j}, (top, below)
-        assert seen[-1] == i
-    assert tuple(RGB) == COLOURS
+def test_the_check_counts_whole_pixels_only_and_no_blend_looks_like_a_third_colour():
+    """At an edge a shape covers 1 to 63 of 64 parts of what is below: another shape, or any ground up to (95, 95, 95)."""
+    below = [*RGB.values(), *(tuple(95 * (corner >> bit & 1) for bit in range(3)) for corner in range(8))]
+    cover = np.arange(1, 64)[:, None]
+    for top, under in product(RGB.values(), below):
+        if top != under:
+            red, green, blue = ((np.array(under) * (64 - cover) + np.array(top) * cover + 32) // 64).T
+            assert not set((red << 16 | green << 8 | blue).tolist()) & set(PROTOTYPES.values()), (top, under)
+    assert [(code >> 16, code >> 8 & 255, code & 255) for code in PROTOTYPES.values()] == list(RGB.values())
+    assert tuple(RGB) == tuple(PROTOTYPES) == COLOURS
