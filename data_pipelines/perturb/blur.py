@@ -16,8 +16,9 @@ STRIP = 1 << 16
 class Blur:
     """Gaussian blur; the border is repeated outwards (VideoSSR, arXiv:2511.06281: radius 2). Pictures and videos; no randomness.
 
-    A sampled Gaussian out to 3 radii, its weights in 256ths, one pass down and one across, each rounded. Pillow's GaussianBlur is three box
-    blurs that approximate the same Gaussian; on a photo at radius 2 the two differ by 0.4 levels in the mean.
+    A sampled Gaussian out to 2.5 radii, its weights in 256ths, one pass down and one across, each rounded. Pillow's GaussianBlur is three
+    box blurs that approximate the same Gaussian: on a photo at radius 2 the two differ by 0.3 levels in the mean, up to 5 inside and 8 at
+    the border; from the exact Gaussian this one differs by 0.28, up to 2.2, Pillow's by 0.34, up to 8.
     """
 
     radius: float = 2.0
@@ -38,7 +39,7 @@ def gaussian_weights(radius: float) -> list[int]:
     """Weights at distance 0, 1, 2, …: whole numbers, with both sides 256 in all."""
     if radius == 0:
         return [256]
-    bell = [math.exp(-0.5 * (k / radius) ** 2) for k in range(math.ceil(3 * radius) + 1)]
+    bell = [math.exp(-0.5 * (k / radius) ** 2) for k in range(math.ceil(2.5 * radius) + 1)]
     total = bell[0] + 2 * sum(bell[1:])
     sides = [round(256 * value / total) for value in bell[1:]]
     while sides and not sides[-1]:

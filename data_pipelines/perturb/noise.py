@@ -9,7 +9,6 @@ from statistics import NormalDist
 import numpy as np
 
 from data_pipelines.perturb.checks import share, within
-from data_pipelines.perturb.pixels import looked_up
 from mmrl.types import Media
 
 SAMPLES = 1 << 16
@@ -65,8 +64,8 @@ class DiffusionNoise:
         if not step:
             return media
         kept = remaining(step)
-        faded = looked_up(media.frames, np.rint(math.sqrt(kept) * np.arange(256)).astype(np.uint8))
-        return Media(noisy(faded, np.full(len(faded), 255 * math.sqrt(1 - kept)), rng), media.timestamps_s)
+        sigmas = np.full(len(media.frames), 255 * math.sqrt(1 - kept))
+        return Media(noisy(media.frames, sigmas, rng, gain=math.sqrt(kept)), media.timestamps_s)
 
 
 @cache
@@ -83,14 +82,14 @@ def _quantiles() -> np.ndarray:
     return np.array(lower + [-value for value in reversed(lower)]) / 2**20
 
 
-def noisy(frames: np.ndarray, sigmas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Frames plus rounded Gaussian noise, clipped; `sigmas` float64 [F] in levels of 0 to 255.
+def noisy(frames: np.ndarray, sigmas: np.ndarray, rng: np.random.Generator, gain: float = 1.0) -> np.ndarray:
+    """gain * frames plus Gaussian noise, rounded and clipped; `sigmas` float64 [F] in levels of 0 to 255, `gain` in [0, 1] to 1/256.
 
     16 random bits choose the noise of a value from a table of quantiles: its distribution function is exact to 2^-16, and it ends at
-    4.3 sigma. A picture's values are whole numbers, so that rounding the noise is rounding the sum.
+    4.3 sigma. The two terms are rounded each; with gain 1 that is rounding the sum.
     """
     target = np.empty(frames.shape, np.uint8)
-    noise = np.empty(SAMPLES, np.int16)
+    noise, faded, factor = np.empty(SAMPLES, np.int16), np.empty(SAMPLES, np.uint16), np.uint16(round(256 * gain))
     table = last = None
     for frame, into, sigma in zip(frames, target, sigmas, strict=True):
         if table is None or sigma != last:
@@ -98,9 +97,15 @@ def noisy(frames: np.ndarray, sigmas: np.ndarray, rng: np.random.Generator) -> n
         source, sink = np.ascontiguousarray(frame).reshape(-1), into.reshape(-1)
         for start in range(0, source.size, SAMPLES):
             values = source[start : start + SAMPLES]
-            bits = rng.integers(0, 2**64, -(-values.size // 4), np.uint64).astype("<u8", copy=False).view("<u2")[: values.size]
-            drawn = np.take(table, bits, out=noise[: values.size], mode="clip")
-            drawn += values
+            size = values.size
+            bits = rng.integers(0, 2**64, -(-size // 4), np.uint64).astype("<u8", copy=False).view("<u2")[:size]
+            drawn, kept = np.take(table, bits, out=noise[:size], mode="clip"), faded[:size]
+            kept[...] = values
+            if factor < 256:
+                kept *= factor
+                kept += np.uint16(128)
+                kept >>= 8
+            drawn += kept.view(np.int16)
             np.clip(drawn, 0, 255, out=drawn)
             np.copyto(sink[start : start + SAMPLES], drawn, casting="unsafe")
     return target
