@@ -50,10 +50,10 @@ def grounding(task: Task, text: str, exact: bool) -> float:
 
 def counting(task: Task, text: str, exact: bool) -> float:
     """Mean credit of the three numbers against `meta["counts"]`; anything but three numbers earns 0. `exact`: share of right numbers."""
-    counts = task.meta.get("counts")
-    sound = isinstance(counts, Mapping) and set(counts) == set(SHAPES)
-    if not sound or not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts.values()):
-        raise RewardError(f"task {task.id}: meta counts must give a whole number >= 0 for each of {', '.join(SHAPES)}; got {counts!r}")
+    given = task.meta.get("counts")
+    counts = given if isinstance(given, Mapping) else {}
+    if set(counts) != set(SHAPES) or not all(type(count) is int and count >= 0 for count in counts.values()):
+        raise RewardError(f"task {task.id}: meta counts must give a whole number >= 0 for each of {', '.join(SHAPES)}; got {given!r}")
     predicted = read_counts(text)
     if len(predicted) != len(SHAPES):
         return 0.0
@@ -93,6 +93,6 @@ class VideoSSR:
     def value(self, task: Task, text: str) -> float:
         """The reward of one completion's text."""
         kind = task.meta.get("kind")
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise RewardError(f"task {task.id}: meta kind must be one of {', '.join(KINDS)}; got {kind!r}. Other tasks need another reward")
         return KINDS[kind](task, text, self.exact)

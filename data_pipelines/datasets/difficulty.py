@@ -1,4 +1,4 @@
-"""TimeLens' offline difficulty sampling (arXiv:2512.14698, section on RLVR; released training/data/grounding.py).
+"""TimeLens' offline difficulty sampling (arXiv:2512.14698; released training/data/grounding.py).
 
 Queries pass a filter, the model that is to be trained answers each once, greedily, and the harder ones are drawn more often, bucket by
 bucket of video duration. When the model changes (SFT before RL), the answers and the draw must be made again.

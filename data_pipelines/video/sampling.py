@@ -74,7 +74,7 @@ class SegmentFrames:
         _check_video(num_frames, fps)
         bounds = np.arange(self.nframes + 1, dtype=np.int64) * num_frames // self.nframes
         low, high = bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)
-        return stream(self.seed, "segment", self.nframes, num_frames, float(fps)).integers(low, high)
+        return stream(int(self.seed), "segment", self.nframes, int(num_frames), float(fps)).integers(low, high)
 
 
 @dataclass(frozen=True)

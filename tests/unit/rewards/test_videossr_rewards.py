@@ -82,7 +82,7 @@ def test_kinds_are_the_contract_with_the_generators():
     assert set(KINDS) == {"grounding", "counting", "jigsaw"}
 
 
-@pytest.mark.parametrize("kind", ["shuffled", "", None])
+@pytest.mark.parametrize("kind", ["shuffled", "", None, 3])
 def test_unknown_kind(kind):
     with pytest.raises(RewardError, match=rf"task ssr/1: meta kind must be one of grounding, counting, jigsaw; got {kind!r}"):
         VideoSSR().value(task(kind, "123"), "123")
