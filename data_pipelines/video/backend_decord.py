@@ -71,5 +71,5 @@ def _damaged(path: Path, error: Exception) -> MediaError:
 
 
 def _cause(error: Exception) -> str:
-    """The first line of decord's message, without its C++ stack."""
-    return str(error).strip().splitlines()[0]
+    """The first line of decord's message, without its C++ place and stack."""
+    return str(error).strip().splitlines()[0].rsplit("] ", 1)[-1].strip()

@@ -74,6 +74,11 @@ class FrameCache:
         return {}
 
     @cached_property
+    def _digests(self) -> dict[Path, tuple[tuple[int, ...], str]]:
+        """Video file -> its state, and the digest that it had in that state."""
+        return {}
+
+    @cached_property
     def _unswept(self) -> list[int]:
         """[bytes that this process wrote since it last looked at the folder's size]; starts full, so that its first write looks."""
         return [self.max_bytes]
@@ -120,10 +125,13 @@ class FrameCache:
 
     def _content(self, path: Path, state: tuple[int, ...]) -> str:
         """Digest of the whole file; remembered for as long as the file's inode, size and times stay."""
+        if self._digests.get(path, ((), ""))[0] == state:
+            return self._digests[path][1]
         name = blake2b(json.dumps(state).encode(), digest_size=20).hexdigest()
         memo = self.root / "files" / name[:2] / name
         known = memo.read_text() if memo.is_file() else ""
         if len(known) == 40:
+            self._digests[path] = (state, known)
             return known
         started = time.time()
         digest = blake2b(digest_size=20)

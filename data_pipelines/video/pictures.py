@@ -222,9 +222,9 @@ def _seconds(source: Frames, frames: int) -> np.ndarray:
     if (fps is None) == (given is None):
         raise MediaError(f"{where}: give fps or timestamps_s, one of the two")
     try:
-        seconds = np.asarray(given, np.float64) if given is not None else np.arange(frames) / float(fps or 0)
+        seconds = np.asarray(given, np.float64) if given is not None else np.arange(frames) * (1 / float(fps or 0))
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise MediaError(f"{where}: fps or timestamps_s are not numbers above 0: {error}") from error
+        raise MediaError(f"{where}: fps must be a number above 0, timestamps_s numbers; got {fps if given is None else given!r}") from error
     if seconds.shape != (frames,) or not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
         raise MediaError(f"{where}: {frames} frames need {frames} increasing seconds; got {seconds.tolist()[:8]}")
     return seconds

@@ -212,7 +212,7 @@ def test_processes_that_ask_at_once_decode_once(cache, own):
 
 
 def test_a_hit_is_twenty_times_faster_than_decoding(cache, tmp_path):
-    write_clip(tmp_path / "big.mp4", 60, size=(240, 320), options={"g": "60", "preset": "ultrafast"})
+    write_clip(tmp_path / "big.mp4", 60, size=(480, 640), options={"g": "60", "preset": "ultrafast"})
     path, asked = tmp_path / "big.mp4", list(range(0, 60, 8))
 
     def cost(read) -> float:

@@ -153,6 +153,10 @@ def test_a_file_without_a_duration(tmp_path, backend):
     write_clip(tmp_path / "live.mkv", container={"live": "1"})
     with av.open(str(tmp_path / "live.mkv")) as container:
         assert container.duration is None
+    if backend == "decord":
+        with pytest.raises(MediaError, match=r"live.mkv: cannot be opened as a video by decord: Failed to measure duration"):
+            probe(tmp_path / "live.mkv", backend=backend)
+        return
     assert probe(tmp_path / "live.mkv", backend=backend).num_frames == 40
     assert numbers(read_frames(tmp_path / "live.mkv", ASKED, backend=backend).frames) == ASKED
 
@@ -242,6 +246,35 @@ def test_a_cut_mkv_gives_the_frames_that_are_there(tmp_path):
     else:
         assert numbers(media.frames) == list(range(len(media.frames)))
         assert 5 < len(media.frames) < 40
+
+
+def test_a_recording_that_begins_between_keyframes_starts_at_the_first(tmp_path):
+    write_clip(tmp_path / "whole.ts", 40, size=(96, 160))
+    with av.open(str(tmp_path / "whole.ts")) as container:
+        third = [packet.pos for packet in container.demux(video=0) if packet.size][2]
+    content = (tmp_path / "whole.ts").read_bytes()
+    (tmp_path / "late.ts").write_bytes(content[: 2 * 188 + 188] + content[third // 188 * 188 :])
+    media = open_media(tmp_path / "late.ts")
+    assert numbers(media.frames) == list(range(12, 40))
+    np.testing.assert_allclose(media.timestamps_s, np.arange(28) * 0.04, atol=1e-3)
+    assert numbers(read_frames(tmp_path / "late.ts", [20, 3]).frames) == [32, 15]
+
+
+def test_times_that_contradict_the_order_of_frames_are_refused(tmp_path):
+    """Two entries of an mp4's table of times are exchanged: each packet then claims the other's time."""
+    write_clip(tmp_path / "t.mp4", 12, options={"g": "12", "bf": "3", "b_strategy": "0"})
+    content = bytearray((tmp_path / "t.mp4").read_bytes())
+    at = content.index(b"ctts") + 12
+    entries = [content[at + 8 * i : at + 8 * i + 8] for i in range(12)]
+    assert entries[2] != entries[3]
+    offsets = [struct.unpack(">II", entry) for entry in entries]
+    assert offsets[2][0] == offsets[3][0] == 1
+    step = 512
+    struct.pack_into(">I", content, at + 8 * 2 + 4, offsets[3][1] + step)  # the third packet is shown when the fourth should be
+    struct.pack_into(">I", content, at + 8 * 3 + 4, offsets[2][1] - step)
+    (tmp_path / "t.mp4").write_bytes(content)
+    with pytest.raises(MediaError, match=r"t.mp4: the times of its frames contradict their order"):
+        open_media(tmp_path / "t.mp4")
 
 
 def test_damage_is_an_error_and_not_a_picture(tmp_path):
