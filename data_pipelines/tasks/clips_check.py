@@ -23,8 +23,9 @@ PROTOTYPES = {
     "pink": 0xFF82C3,
     "white": 0xFAFAFA,
 }
-TOLERANCE = 12
-"""Largest difference of a channel between a prototype and the middle of a bin of eight values."""
+TOLERANCE = 4
+"""Largest difference of a channel between a prototype and the middle of a bin of eight values: one bin, so that what lies below an edge
+hardly changes how much of it counts."""
 
 
 @dataclass(frozen=True, eq=False)

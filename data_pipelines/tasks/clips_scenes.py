@@ -130,32 +130,32 @@ STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))
 def direction(space: Space, level: int, label: Label, draw: Draw) -> Scene | None:
     """Level 1: one shape goes straight. 2: two others go other ways. 3: and it changes its way in the middle third.
 
-    Where it starts says nothing of where it goes: the start leaves room for every way.
+    Where it starts says nothing of where it goes: the start leaves as much room on all sides. The others start anywhere.
     """
     shapes = [straying(space, draw, label)]
     for _ in range(2 if level > 1 else 0):
         others = [way for way in range(4) if way != label[-1]]
-        shapes.append(straying(space, draw, (others[below(draw, 3)],)))
+        shapes.append(straying(space, draw, (others[below(draw, 3)],), anywhere=True))
     return on_top(shapes, 1)
 
 
-def straying(space: Space, draw: Draw, ways: Label) -> Shape:
+def straying(space: Space, draw: Draw, ways: Label, anywhere: bool = False) -> Shape:
     """A shape that goes one way, or one and then another, by a quarter to two fifths of the room that it has (a third at most if it
-    turns), from a start that leaves as much room on all sides."""
+    turns). It starts where it could go any way, or anywhere from where it stays in the frame."""
     size, end = some_size(space, draw), space.frames - 1
     turn = between(draw, space.frames // 3, 2 * space.frames // 3) if len(ways) == 2 else end
     legs = ((0, turn), (turn, end))[: len(ways)]
     paths: list[Path] = []
-    lengths: list[list[int]] = []
-    for room in (space.width - size, space.height - size):
+    for axis, room in enumerate((space.width - size, space.height - size)):
         most = room // 3 if len(ways) == 2 else room * 2 // 5
-        paths.append(still(space, between(draw, most, room - most)))
-        lengths.append([between(draw, room // 4, most) for _ in legs])
-    for leg, (way, (begin, stop)) in enumerate(zip(ways, legs, strict=True)):
-        axis = 0 if STEPS[way][0] else 1
-        moved = travel(space, 0, STEPS[way][axis] * lengths[axis][leg], begin, stop)
-        paths[axis] = tuple(at + by for at, by in zip(paths[axis], moved, strict=True))
-    return Shape(some_kind(draw), size, paths[0], paths[1], 0, space.frames)
+        moved = still(space, 0)
+        for way, (begin, stop) in zip(ways, legs, strict=True):
+            leg = travel(space, 0, STEPS[way][axis] * between(draw, room // 4, most), begin, stop)
+            moved = tuple(one + other for one, other in zip(moved, leg, strict=True))
+        low, high = (-min(moved), room - max(moved)) if anywhere else (most, room - most)
+        start = between(draw, low, high)
+        paths.append(tuple(start + by for by in moved))
+    return Shape(some_kind(draw), size, *paths, 0, space.frames)
 
 
 def speed(space: Space, level: int, label: Label, draw: Draw) -> Scene | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/mazes.md", "docs/performance.md", "docs/videossr.md")
+PAGES = ("README.md", "docs/clips.md", "docs/mazes.md", "docs/performance.md", "docs/videossr.md")
 LESS = {"--n": "20", "--prompt": "64", "--completion": "4", "--num-generations": "2", "--tokens": "4", "--rounds": "1"}
 """Options that say how much work there is, and what a test gives them."""
 TWO_STEPS = (

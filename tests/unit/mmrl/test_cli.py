@@ -113,6 +113,25 @@ def test_tasks_video_names_what_it_cannot_use(mmrl, tmp_path, monkeypatch):
     assert len((tmp_path / "again" / "tasks.jsonl").read_text().splitlines()) == 3
 
 
+def test_tasks_clips_and_what_it_refuses(mmrl, tmp_path):
+    code, out, err = mmrl("tasks", "clips", "--n", "3", "--kinds", "order, speed", "--levels", "2", "--fps", "4", "--out", "clips")
+    assert (code, out) == (0, "clips: 3 tasks\n"), err
+    assert '"kind":"order"' in (tmp_path / "clips" / "tasks.jsonl").read_text()
+    assert mmrl("tasks", "look", "clips")[:2] == (0, "clips/contact_sheet.png: 3 tasks\n")
+    for option, value, said in (("--levels", "2,x", "levels='2,x': give whole numbers"), ("--fps", "3", "fps=3: give one of 1, 2")):
+        code, out, err = mmrl("tasks", "clips", "--n", "3", option, value, "--out", "more")
+        assert (code, out) == (2, "")
+        assert said in err
+    assert not (tmp_path / "more").exists()
+
+
+def test_tasks_footage(mmrl, tmp_path):
+    pytest.importorskip("av", reason="PyAV is optional")
+    code, out, err = mmrl("tasks", "footage", "--n", "2", "--num-frames", "8", "--height", "56", "--out", "videos")
+    assert (code, out) == (0, "videos: 2 videos\n"), err
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["0000000.mp4", "0000001.mp4"]
+
+
 def test_what_a_user_can_mend_is_one_paragraph_and_exit_code_2(mmrl):
     code, out, err = mmrl("show", RECIPE, "--set", "trainer.max_step=3")
     assert (code, out) == (2, "")

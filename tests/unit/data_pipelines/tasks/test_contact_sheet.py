@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_pipelines.tasks.contact_sheet import ACCENT, LINES, PAPER, WIDTH, card, contact_sheet, maze_picture, question, shown, wrap
+from data_pipelines.tasks.contact_sheet import ACCENT, LINES, PAPER, WIDTH, card, contact_sheet, film, maze_picture, question, shown, wrap
 from data_pipelines.tasks.maze import MazeTasks
 from data_pipelines.tasks.maze_render import ROUTE
 from mmrl.types import Media, Task, TaskKey
@@ -72,3 +72,24 @@ def test_long_words_are_broken_and_long_texts_cut():
 def test_an_empty_sheet_is_refused():
     with pytest.raises(ValueError, match="got 0 and 4"):
         contact_sheet([])
+
+
+def test_a_video_is_shown_as_rows_of_frames_the_first_and_last_among_them():
+    """30 frames, brighter one by one: 12 of them in 3 rows of 4, then 2 x 4 for each of two videos, from dark to bright."""
+    frames = np.repeat(np.arange(30, dtype=np.uint8) * 8, 20 * 20 * 3).reshape(30, 20, 20, 3)
+    video = Media(frames, np.arange(30) / 2)
+    rows = film(video, 3)
+    levels = [[pixels(row)[10, 10 + 24 * i, 0] // 8 for i in range(4)] for row in rows]
+    assert levels == [[0, 2, 5, 7], [10, 13, 15, 18], [21, 23, 26, 29]]
+    assert all(row.size == (4 * 20 + 3 * 4, 20 + 14) for row in rows)
+    assert (pixels(rows[0])[20:] != pixels(rows[1])[20:]).any()  # the seconds
+    message = {"role": "user", "content": [{"type": "video"}, {"type": "video"}]}
+    assert shown(Task("two/1", (message,), (video, video), "-", {})).height == 2 * 34 + 4
+
+
+def test_pictures_stand_above_videos():
+    still = Media(np.full((1, 30, 40, 3), 7, np.uint8))
+    task = plain(3, video=True)
+    picture = shown(Task("both/1", task.messages, (*task.media, still), "-", {}))
+    assert tuple(pixels(picture)[5, 5]) == (7, 7, 7)
+    assert tuple(pixels(picture)[40, 5]) == (10, 200, 30)
