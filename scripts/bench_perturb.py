@@ -83,7 +83,7 @@ SIDES: dict[str, tuple[Perturbation, Callable[[Pictures], Pictures]]] = {
     "patch_mask": (ops.PatchMask(), each(masked(CELLS))),
     "gaussian_noise": (ops.GaussianNoise(0.4), each(lambda image: Image.fromarray(noisy(np.asarray(image), 102.0)))),
     "gaussian_noise, VideoSSR": (ops.VIDEOSSR_KINDS["noise"], each(lambda image: Image.fromarray(noisy(np.asarray(image), 50.0)))),
-    "diffusion_noise": (ops.DiffusionNoise(), each(lambda image: Image.fromarray(noisy(np.asarray(image), 168.7, 0.75)))),
+    "diffusion_noise": (ops.DiffusionNoise(), each(lambda image: Image.fromarray(noisy(np.asarray(image), 128.8, 0.863)))),
     "vogue_view": (ops.VogueView(), each(vogue)),
     "blur": (ops.Blur(), each(lambda image: image.filter(ImageFilter.GaussianBlur(2)))),
     "zoom_in": (ops.ZoomIn(1.4, 1.4), each(zoomed_in)),

@@ -51,7 +51,8 @@ def blurred(frames: np.ndarray, weights: list[int]) -> np.ndarray:
     count, height, width, _ = frames.shape
     reach = len(weights) - 1
     line = (width + 2 * reach) * 3  # a row with its border
-    rows = min(height, max(1, STRIP // line))
+    strips = -(-height * line // STRIP)
+    rows = -(-height // strips)
     target = np.empty_like(frames)
     sums, pairs = (np.empty((rows + 2 * reach) * line, np.uint16) for _ in range(2))
     tall = np.empty((rows + 2 * reach, width * 3), np.uint16)

@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 
 from data_pipelines.perturb.checks import share, within
-from data_pipelines.perturb.pixels import LUMA, by_block, channel_means, looked_up, luminance, permuted, saturated
+from data_pipelines.perturb.pixels import LUMA, channel_means, grey, looked_up, permuted, saturated
 from mmrl.types import Media
 
 ORDERS = tuple(order for order in permutations(range(3)) if order != (0, 1, 2))
@@ -44,7 +44,7 @@ class Grayscale:
     def __call__(self, media: Media, rng: np.random.Generator) -> Media:
         if self.strength < 1:
             return Saturation(1 - self.strength)(media, rng)
-        return Media(by_block(media.frames, luminance), media.timestamps_s)
+        return Media(grey(media.frames), media.timestamps_s)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Arithmetic on interleaved RGB bytes, in blocks that stay in the processor's cache.
 
-numpy runs a whole-array operation on contiguous bytes many times faster than one that picks every third byte. So nothing here takes the
-channels apart: a neighbour channel is the same stream shifted by a byte or two, and a pattern of period 3 says where the result counts.
+numpy runs an operation on contiguous bytes many times faster than one that picks every third byte. So colours are not taken apart: a
+neighbour channel is the same stream shifted by a byte or two, and a pattern of period 3 says where the result counts.
 Integers only: the same bytes on every machine.
 """
 
@@ -12,6 +12,9 @@ import numpy as np
 
 BLOCK = 3 << 15
 """Bytes worked on at a time: whole pixels, and a few 16-bit copies of it fit a second-level cache."""
+
+STRIP = 1 << 16
+"""Bytes of the rows that are reversed at a time."""
 
 LUMA = (77, 150, 29)
 """ITU-R 601 luminance in 256ths, as Pillow's "L" has it in 65536ths; a grey pixel keeps its value."""
@@ -36,17 +39,18 @@ def pattern(values: tuple[int, int, int], dtype: str = "u1") -> np.ndarray:
 
 def _shifts(order: tuple[int, int, int]) -> Iterator[tuple[int, np.ndarray]]:
     """(how far to the right the wanted byte lies, mask of the places where it is wanted) for each distance."""
-    distances = [order[c] - c for c in range(3)]
-    for distance in sorted(set(distances)):
-        yield distance, pattern(tuple(255 * (own == distance) for own in distances))  # type: ignore[arg-type]
+    red, green, blue = (order[channel] - channel for channel in range(3))
+    for distance in sorted({red, green, blue}):
+        yield distance, pattern((255 * (red == distance), 255 * (green == distance), 255 * (blue == distance)))
 
 
 def permuted(frames: np.ndarray, order: tuple[int, int, int]) -> np.ndarray:
     """Channel c of the result is channel `order[c]` of `frames`."""
     shifts = list(_shifts(order))
+    scratch = np.empty(min(BLOCK, frames.size), np.uint8)
 
     def work(source: np.ndarray, target: np.ndarray) -> None:
-        size, scratch = source.size, np.empty_like(source)
+        size = source.size
         for turn, (distance, mask) in enumerate(shifts):
             ahead, behind = max(distance, 0), max(-distance, 0)
             into = slice(behind, size - ahead)
@@ -59,37 +63,51 @@ def permuted(frames: np.ndarray, order: tuple[int, int, int]) -> np.ndarray:
     return by_block(frames, work)
 
 
-def luminance(source: np.ndarray, target: np.ndarray) -> None:
-    """Each pixel's luminance in all three of its bytes; flat blocks of at most BLOCK bytes. Within 1 of Pillow's "L"."""
-    size = source.size
-    weighted = source.astype(np.uint16)
-    weighted *= pattern(LUMA, "u2")[:size]
-    total = np.full(size, 128, np.uint16)
-    total += weighted
-    total[:-1] += weighted[1:]
-    total[:-2] += weighted[2:]  # now right at each pixel's first byte, and at most 255 * 256 + 128
-    total >>= 8
-    first = total.astype(np.uint8)
-    first &= pattern((255, 0, 0))[:size]
-    target[...] = first
-    target[1:] |= first[:-1]
-    target[2:] |= first[:-2]
+def grey(frames: np.ndarray) -> np.ndarray:
+    """Each pixel's luminance in all three channels. Within 1 of Pillow's "L"."""
+    return by_block(frames, _luminance(min(BLOCK, frames.size)))
+
+
+def _luminance(size: int) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Work for `by_block` on blocks of at most `size` bytes, with scratch of its own."""
+    weights, first_bytes = pattern(LUMA, "u2"), pattern((255, 0, 0))
+    products, sums, narrow = np.empty(size, np.uint16), np.empty(size, np.uint16), np.empty(size, np.uint8)
+
+    def work(source: np.ndarray, target: np.ndarray) -> None:
+        size = source.size
+        product, total, first = products[:size], sums[:size], narrow[:size]
+        product[...] = source
+        product *= weights[:size]
+        np.add(product, np.uint16(128), out=total)
+        total[:-1] += product[1:]
+        total[:-2] += product[2:]  # now right at each pixel's first byte, and at most 255 * 256 + 128
+        total >>= 8
+        np.copyto(first, total, casting="unsafe")
+        first &= first_bytes[:size]
+        target[0] = first[0]
+        np.bitwise_or(first[1:], first[:-1], out=target[1:])
+        target[2:] |= first[:-2]
+
+    return work
 
 
 def saturated(frames: np.ndarray, factor: float) -> np.ndarray:
-    """luminance + factor * (value - luminance), rounded and clipped; `factor` in [0, 4], to 1/32."""
+    """luminance + factor * (value - luminance), rounded and clipped; `factor` in [0, 4], to 1/64, above 2 to 1/32."""
     bits = 6 if factor <= 2 else 5  # 255 * factor * 2**bits must fit 16 bits with a sign
-    gain = np.int16(min(round(factor * 2**bits), 128))
+    gain, half = np.int16(round(factor * 2**bits)), np.int16(1 << bits - 1)
+    size = min(BLOCK, frames.size)
+    luminance, greys, results = _luminance(size), np.empty(size, np.int16), np.empty(size, np.int16)
 
     def work(source: np.ndarray, target: np.ndarray) -> None:
         luminance(source, target)
-        grey = target.view(np.uint8).astype(np.int16)
-        moved = source.astype(np.int16)
-        moved -= grey
+        level, moved = greys[: source.size], results[: source.size]
+        level[...] = target
+        moved[...] = source
+        moved -= level
         moved *= gain
-        moved += np.int16(1 << bits - 1)
+        moved += half
         moved >>= bits
-        moved += grey
+        moved += level
         np.clip(moved, 0, 255, out=moved)
         np.copyto(target, moved, casting="unsafe")
 
@@ -109,11 +127,29 @@ def looked_up(frames: np.ndarray, table: np.ndarray) -> np.ndarray:
 def turned(frames: np.ndarray) -> np.ndarray:
     """Each frame turned by 180 degrees: its pixels in reverse order."""
     target = np.empty(frames.shape, np.uint8)
-    for source, turn in zip(frames, target, strict=True):
-        pixels, reverse = np.ascontiguousarray(source).reshape(-1, 3), turn.reshape(-1, 3)
-        for channel in range(3):  # one long run of single bytes is what numpy reverses fastest
-            reverse[:, channel] = pixels[::-1, channel]
+    for source, into in zip(frames, target, strict=True):
+        _reverse(np.ascontiguousarray(source), into)
     return target
+
+
+def mirrored(frames: np.ndarray) -> np.ndarray:
+    """Each row in reverse order, in strips of rows: a strip turned by 180 degrees, its rows put back in their order."""
+    height, width = frames.shape[0] * frames.shape[1], frames.shape[2]
+    source, target = np.ascontiguousarray(frames).reshape(height, width, 3), np.empty((height, width, 3), np.uint8)
+    rows = max(1, STRIP // (3 * width))
+    strip = np.empty((rows, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        part = source[top : top + rows]
+        _reverse(part, strip[: len(part)])
+        target[top : top + rows] = strip[: len(part)][::-1]
+    return target.reshape(frames.shape)
+
+
+def _reverse(source: np.ndarray, target: np.ndarray) -> None:
+    """All pixels in reverse order, one channel after the other: numpy reverses one long run of bytes faster than many short ones."""
+    pixels, reverse = source.reshape(-1, 3), target.reshape(-1, 3)
+    for channel in range(3):
+        reverse[:, channel] = pixels[::-1, channel]
 
 
 def channel_means(frames: np.ndarray) -> np.ndarray:
@@ -130,8 +166,11 @@ def mean_change(before: np.ndarray, after: np.ndarray) -> float:
     if before.shape != after.shape:
         raise ValueError(f"frames of different shapes: {before.shape} and {after.shape}")
     one, other = np.ascontiguousarray(before).reshape(-1), np.ascontiguousarray(after).reshape(-1)
+    high, low = np.empty(min(BLOCK, one.size), np.uint8), np.empty(min(BLOCK, one.size), np.uint8)
     total = 0
     for start in range(0, one.size, BLOCK):
         a, b = one[start : start + BLOCK], other[start : start + BLOCK]
-        total += int(np.add.reduce(np.maximum(a, b) - np.minimum(a, b), dtype=np.uint64))
+        changed = np.maximum(a, b, out=high[: a.size])
+        changed -= np.minimum(a, b, out=low[: a.size])
+        total += int(np.add.reduce(changed, dtype=np.uint32))
     return total / one.size

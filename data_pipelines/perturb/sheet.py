@@ -65,7 +65,7 @@ def draw_sheet(source: str | Path, out_png: str | Path, seed: int) -> int:
     sheet = drawn(cells)
     out_png = Path(out_png)
     out_png.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out_png, format="PNG", optimize=True)
+    sheet.save(out_png, format="PNG")
     return len(cells) - 1
 
 

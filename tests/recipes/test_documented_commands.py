@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/clips.md", "docs/mazes.md", "docs/performance.md", "docs/videossr.md")
+PAGES = ("README.md", "docs/clips.md", "docs/mazes.md", "docs/performance.md", "docs/perturbations.md", "docs/videossr.md")
 LESS = {"--n": "20", "--prompt": "64", "--completion": "4", "--num-generations": "2", "--tokens": "4", "--rounds": "1"}
 """Options that say how much work there is, and what a test gives them."""
 TWO_STEPS = (
@@ -44,6 +45,7 @@ def small(command: str, model: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run(page: str, random_model: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    Image.effect_noise((90, 60), 50).convert("RGB").save(tmp_path / "photo.png")  # the reader's own, where a page asks for one
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "recipes"))), "OMP_NUM_THREADS": "1"}
     found = commands(page)
     assert found

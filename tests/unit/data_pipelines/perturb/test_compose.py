@@ -51,8 +51,8 @@ def test_vogue_draws_one_geometry_and_noise_for_each_frame(picture):
     still = VogueView(sigma=0.0)(twice, stream(0)).frames
     assert (still[0] == still[1]).all()
     assert (still[0] != picture.frames[0]).any()
-    noisy = VogueView()(twice, stream(0)).frames
-    assert (noisy[0] != noisy[1]).mean() > 0.9
+    noisy = VogueView(sigma=0.2)(twice, stream(0)).frames
+    assert (noisy[0] != noisy[1]).mean() > 0.8  # the others are cut off at 0 or 255 in both
     assert np.corrcoef(noisy[0].ravel().astype(float), still[0].ravel())[0, 1] > 0.3  # the same geometry under the noise
 
 

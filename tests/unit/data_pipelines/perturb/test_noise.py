@@ -73,8 +73,7 @@ def test_diffusion_keeps_abar_of_the_picture(rng):
     assert means == pytest.approx(expected, rel=0.02)  # too little noise to be cut off
 
 
-def test_diffusion_at_500_leaves_little(rng):
-    assert math.sqrt(remaining(500)) == pytest.approx(0.750, abs=0.001)
+def test_diffusion_at_0_leaves_the_picture(rng):
     assert DiffusionNoise(500, strength=0.001)(grey(9), rng).frames.tobytes() == grey(9).frames.tobytes()  # int(0.5) = step 0
 
 

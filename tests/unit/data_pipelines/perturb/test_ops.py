@@ -14,12 +14,16 @@ from mmrl.seeding import stream
 from mmrl.types import Media
 
 SQUARE = Media(np.arange(12 * 30 * 30 * 3).reshape(12, 30, 30, 3).astype(np.uint8) ** 2, np.arange(12.0))
-ALL = {**perturbations(SQUARE), "chain": ops.Chain((ops.Flip(), ops.ChannelSwap())), "swap": ops.Swap(Media(~SQUARE.frames))}
+ALL = {
+    **perturbations(SQUARE),
+    "chain": ops.Chain((ops.Flip(), ops.ChannelSwap())),
+    "swap of a longer clip": ops.Swap(Media(~np.tile(SQUARE.frames, (2, 1, 1, 1)))),
+}
 STILL = perturbations(Media(SQUARE.frames[:1]))
 DRAWN = {
     "patch_mask", "patch_mask, per frame", "gaussian_noise", "gaussian_noise, VideoSSR", "diffusion_noise", "diffusion_noise, strength 0.5",
     "vogue_view", "zoom_in", "zoom_out", "tilt", "channel_swap", "jitter", "frame_shuffle", "stutter_hold", "frame_drop",
-    "frame_drop, previous", "chain",
+    "frame_drop, previous", "chain", "swap of a longer clip", "segment of swap, with the negative",
 }  # fmt: skip
 
 
@@ -65,10 +69,20 @@ def test_strength_0_changes_nothing_and_more_changes_more(name):
 @pytest.mark.parametrize(
     ("name", "expected"),
     {
-        "patch_mask": "", "gaussian_noise": "", "gaussian_noise, VideoSSR": "", "diffusion_noise": "", "blur": "", "saturation": "",
-        "grayscale": "", "channel_swap": "", "jitter": "", "frame_shuffle": "", "stutter_hold": "", "frame_drop": "",
+        "patch_mask": "461179c3",
+        "gaussian_noise": "36d6b8dc",
+        "gaussian_noise, VideoSSR": "d5bb7e2d",
+        "diffusion_noise": "2c598f82",
+        "blur": "7e866ceb",
+        "saturation": "e2ee5fbe",
+        "grayscale": "6cc4f09e",
+        "channel_swap": "bbb63332",
+        "jitter": "823c3ace",
+        "frame_shuffle": "054ea07c",
+        "stutter_hold": "c33ddc5e",
+        "frame_drop": "ad69aa36",
     }.items(),
-)  # fmt: skip
+)
 def test_the_bytes_are_those_of_every_machine(name, expected):
     assert digest(ALL[name](SQUARE, stream("pinned", name))) == expected
 
