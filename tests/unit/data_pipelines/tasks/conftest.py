@@ -9,6 +9,7 @@ from data_pipelines.video.encode import write_video
 @pytest.fixture(scope="session")
 def films(tmp_path_factory):
     """Five .mp4 of 30 frames of 56 x 84 pixels at 5 a second: 24 frames of one last 6 seconds."""
+    pytest.importorskip("av", reason="PyAV is optional")
     folder = tmp_path_factory.mktemp("films")
     for number in range(5):
         clip = synthetic_clip("train", 0, number, num_frames=30, height=56, width=84)

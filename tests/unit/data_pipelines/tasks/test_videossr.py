@@ -94,13 +94,15 @@ def test_grounding_changes_the_segment_alone(films):
 
 def test_a_swap_shows_another_video(films):
     source = over(films)
-    task = source.task(TaskKey("grounding-swap", 1))
-    start, end = task.meta["segment"]
-    others = [
-        read_frames(video.path, video.indices, (56, 84)).frames for video in source.library.videos if video.content != task.meta["video"]
-    ]
-    runs = [other[i : i + end - start] for other in others for i in range(12 - (end - start) + 1)]
-    assert sum((run == task.media[0].frames[start:end]).all() for run in runs) == 1
+    plain = {video.content: read_frames(video.path, video.indices, (56, 84)).frames for video in source.library.videos}
+    for index in range(8):
+        task = source.task(TaskKey("grounding-swap", index))
+        start, end = task.meta["segment"]
+        others = [frames for content, frames in plain.items() if content != task.meta["video"]]
+        runs = [other[i : i + end - start] for other in others for i in range(12 - (end - start) + 1)]
+        assert sum((run == task.media[0].frames[start:end]).all() for run in runs) == 1
+    with pytest.raises(TaskError, match="a swap needs two videos"):
+        over(films / "0.mp4").task(TaskKey("grounding-swap", 0))
 
 
 def test_clips_in_the_answered_order_are_the_video_and_no_clock_betrays_it(films):
