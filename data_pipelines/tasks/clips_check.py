@@ -24,6 +24,8 @@ PROTOTYPES = {
     "white": 0xFAFAFA,
 }
 """0xRRGGBB. Only pixels of exactly this colour count, so that what lies below a smooth edge changes nothing."""
+DIMMEST = min(max(code.to_bytes(3, "big")) for code in PROTOTYPES.values())
+"""Every prototype is as bright as this in some channel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +116,16 @@ class Unclear(Exception):
 
 def tracks_of(frames: np.ndarray) -> dict[str, Track]:
     """Name, such as "red circle" -> where it is."""
-    red, green, blue = (frames[..., channel].astype(np.uint32) for channel in range(3))
-    codes = (red << 16) | (green << 8) | blue
+    bright = (frames[..., 0] >= DIMMEST) | (frames[..., 1] >= DIMMEST) | (frames[..., 2] >= DIMMEST)
+    places = np.flatnonzero(bright)
+    codes = frames.reshape(-1, 3)[places] @ np.array([1 << 16, 1 << 8, 1])
     found = {}
     for colour, code in PROTOTYPES.items():
-        track = Track(codes == code)
-        if track.area.any():
+        its = places[codes == code]
+        if len(its):
+            mask = np.zeros(bright.shape, bool)
+            mask.reshape(-1)[its] = True
+            track = Track(mask)
             found[f"{colour} {track.kind}"] = track
     return found
 
