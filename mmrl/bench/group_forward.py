@@ -135,7 +135,7 @@ def _result(
         "gemm_fraction": round(floor.step() / median["step shared"] / statistics.median(rates), 3),
         "seconds": {name: round(value, 3) for name, value in median.items()},
         "peak_mb": {name: None if value is None else round(value) for name, value in peaks.items()},
-        **{f"max_rel_err_{kind}": errors["shared"][kind] for kind in ("logps", "grad") if "shared" in errors},
+        **{f"max_rel_err_{kind}": errors["shared"][kind] for kind in ("logps", "grad", "grad_norm") if "shared" in errors},
     }  # fmt: skip
     if "step naive" in costs:
         ratios = [a / b for a, b in zip(costs["step naive"], costs["step shared"], strict=True)]
@@ -181,11 +181,13 @@ def _first_steps(
 
 
 def _difference(one: Found, other: Found) -> dict[str, float]:
-    """Largest |difference| of log-probabilities over the largest |log-probability|, and of a parameter's gradient over its largest entry
-    (a thousandth of the model's largest at least)."""
+    """logps: largest |difference| of log-probabilities over the largest |log-probability|. grad: of a parameter's gradient over its largest
+    entry. grad_norm: the norm of its difference over its norm. A gradient counts as a thousandth of the model's largest at least."""
     (logps, grads), (their_logps, their_grads) = other, one
-    floor = 1e-3 * max(float(g.abs().max()) for g in grads.values())
-    return {
-        "logps": float((their_logps - logps).abs().max() / logps.abs().max()),
-        "grad": max(float((their_grads[key] - g).abs().max()) / max(float(g.abs().max()), floor) for key, g in grads.items()),
-    }
+
+    def worst(size: Callable[[Tensor], Tensor]) -> float:
+        floor = 1e-3 * max(float(size(g)) for g in grads.values())
+        return max(float(size(their_grads[key] - g)) / max(float(size(g)), floor) for key, g in grads.items())
+
+    largest_logp = float((their_logps - logps).abs().max() / logps.abs().max())
+    return {"logps": largest_logp, "grad": worst(lambda g: g.abs().max()), "grad_norm": worst(torch.linalg.vector_norm)}
