@@ -155,7 +155,8 @@ def straying(space: Space, draw: Draw, ways: Label, anywhere: bool = False) -> S
         low, high = (-min(moved), room - max(moved)) if anywhere else (most, room - most)
         start = between(draw, low, high)
         paths.append(tuple(start + by for by in moved))
-    return Shape(some_kind(draw), size, *paths, 0, space.frames)
+    xs, ys = paths
+    return Shape(some_kind(draw), size, xs, ys, 0, space.frames)
 
 
 def speed(space: Space, level: int, label: Label, draw: Draw) -> Scene | None:
@@ -189,7 +190,7 @@ def grounding(space: Space, level: int, label: Label, draw: Draw) -> Scene | Non
     shape for a while, and a third rests."""
     whole = (0, space.frames)
     if level == 1:
-        shapes = resting(space, draw, [label, whole, whole])
+        shapes = resting(space, draw, [(label[0], label[1]), whole, whole])
         return mixed(shapes, 1, draw) if shapes else None
     if level == 3:
         return meeting(space, label, draw)
@@ -266,7 +267,8 @@ def from_to(space: Space, draw: Draw, start: int, end: int) -> Shape:
         reach = length // 2 - size - space.gap
         begin, stop = (below(draw, reach + 1) + side * (length - size - reach) for side in (before, after))
         paths.append(travel(space, begin, stop - begin, 0, space.frames - 1) if stop != begin else still(space, begin))
-    return Shape(some_kind(draw), size, *paths, 0, space.frames)
+    xs, ys = paths
+    return Shape(some_kind(draw), size, xs, ys, 0, space.frames)
 
 
 STAGES: dict[str, Callable[[Space, int, Label, Draw], Scene | None]] = {
