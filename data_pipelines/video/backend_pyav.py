@@ -160,7 +160,7 @@ class _Reader:
 
     def all(self) -> Iterator[Any]:
         """Every frame in the order of showing. MediaError at the first packet that cannot be decoded."""
-        import av
+        from av.error import FFmpegError
 
         started, last = False, None
         for packet in self.packets:
@@ -168,7 +168,7 @@ class _Reader:
             started = started or packet.is_keyframe
             try:
                 frames = [] if _is_empty(packet) else self.codec.decode(packet if packet.size else None)
-            except (av.FFmpegError, MemoryError) as error:
+            except (FFmpegError, MemoryError) as error:
                 if not started:  # a recording that was begun between two keyframes
                     continue
                 raise MediaError(f"{self.path}: cannot be decoded {_second(packet)}: {_why(error)}") from error
@@ -221,7 +221,7 @@ class _Reader:
 
     def _run(self, packet: Any, start: int, wanted: set[int], rows: dict[int, int], sink: _Sink) -> bool:
         """Decodes from a keyframe until the last wanted packet is in, then drains the decoder. False if it met damage."""
-        import av
+        from av.error import FFmpegError
 
         unsent, last, skips = set(wanted), start - 1, self.codec.name in DISPOSABLE
         while True:
@@ -234,7 +234,7 @@ class _Reader:
                 unsent.discard(packet.pts)
                 if not unsent and not end:
                     frames += self.codec.decode(None)
-            except (av.FFmpegError, MemoryError):
+            except (FFmpegError, MemoryError):
                 if packet.pts is not None and packet.pts < start:  # shown before the keyframe: refers to frames that were passed over
                     frames = []
                 else:
@@ -256,17 +256,20 @@ class _Reader:
 def _opened(path: Path, limits: Limits, deadline: Deadline) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream; the decoder uses one thread, refuses damage, and refuses frames above the limit."""
     import av
+    from av.error import ArgumentError, ExitError, FFmpegError
+    from av.stream import Disposition
 
     pixels = {"max_pixels": str(limits.frame_pixels)}
     try:
-        container = av.open(f"file:{path}", options={**pixels, "format_whitelist": CONTAINERS}, timeout=max(0.001, deadline.left))
-    except (av.FFmpegError, MemoryError) as error:
-        if isinstance(error, av.ExitError):
+        options = {**pixels, "format_whitelist": CONTAINERS}
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace", timeout=max(0.001, deadline.left))
+    except (FFmpegError, MemoryError) as error:
+        if isinstance(error, ExitError):
             raise deadline.passed() from error
-        cause = "no video format that is read here" if isinstance(error, av.ArgumentError) else _why(error)
+        cause = "no video format that is read here" if isinstance(error, ArgumentError) else _why(error)
         raise MediaError(f"{path}: cannot be opened as a video: {cause}") from error
     with container:
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             kinds = sorted({s.type for s in container.streams}) or ["nothing"]
             raise MediaError(f"{path}: holds no video, only {' and '.join(kinds)}")
@@ -282,15 +285,15 @@ def _opened(path: Path, limits: Limits, deadline: Deadline) -> Iterator[tuple[An
         codec.options = {**pixels, "err_detect": "explode"}
         try:
             yield container, stream
-        except (av.FFmpegError, MemoryError) as error:
-            if isinstance(error, av.ExitError):
+        except (FFmpegError, MemoryError) as error:
+            if isinstance(error, ExitError):
                 raise deadline.passed() from error
             raise MediaError(f"{path}: cannot be read: {_why(error)}") from error
 
 
 def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -> tuple[np.ndarray, np.ndarray, int] | None:
     """Ticks of the frames in the order of showing, of the keyframes, and how long the last frame stays. None without times or keyframes."""
-    import av
+    from av.error import FFmpegError
 
     ticks, durations, starts, before = array("q"), array("q"), array("q"), 0
     try:
@@ -310,7 +313,7 @@ def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -
             if not packet.is_discard:
                 ticks.append(packet.pts)
                 durations.append(packet.duration or 0)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         declared = f" of the {stream.frames} that its header declares" if stream.frames else ""
         raise MediaError(f"{path}: ends or breaks off after {len(ticks)} frames{declared}: {_why(error)}; make the file again") from error
     if before and not starts:

@@ -132,6 +132,19 @@ def test_scaled_frames_are_close_to_pillows(clip):
     assert np.abs(np.stack([resized(frame, (30, 56)) for frame in native]).astype(int) - scaled).mean() <= 2
 
 
+def test_metadata_that_is_no_utf8_does_not_matter(tmp_path):
+    with av.open(str(tmp_path / "m.mp4"), "w") as out:
+        out.metadata["title"] = "marked"
+        stream = out.add_stream("libx264", rate=25, options={"threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
+        out.mux(stream.encode())
+    content = (tmp_path / "m.mp4").read_bytes()
+    assert b"marked" in content
+    (tmp_path / "m.mp4").write_bytes(content.replace(b"marked", b"m\xffrk\xfe\x80"))
+    assert open_media(tmp_path / "m.mp4").frames.shape == (1, 48, 64, 3)
+
+
 def test_a_stream_without_times_uses_the_rate_of_its_header(tmp_path):
     write_clip(tmp_path / "raw.h264", 20)
     found = probe(tmp_path / "raw.h264")
