@@ -297,21 +297,23 @@ def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -
 
     ticks, durations, starts, before = array("q"), array("q"), array("q"), 0
     try:
-        for packet in container.demux(stream):
-            deadline.check()
+        for count, packet in enumerate(container.demux(stream)):
+            if count % 64 == 0:  # a look at the clock costs as much as half a packet
+                deadline.check()
+            pts = packet.pts
             if not packet.size:
                 continue
             if packet.is_corrupt:
                 raise MediaError(f"{path}: the packet {_second(packet)} is cut or damaged; make the file again")
-            if packet.pts is None:
+            if pts is None:
                 return None
             if packet.is_keyframe:
-                starts.append(packet.pts)
-            if not starts or packet.pts < starts[0]:  # before the first keyframe: refers to what is not in the file
+                starts.append(pts)
+            if not starts or pts < starts[0]:  # before the first keyframe: refers to what is not in the file
                 before += 1
                 continue
             if not packet.is_discard:
-                ticks.append(packet.pts)
+                ticks.append(pts)
                 durations.append(packet.duration or 0)
     except FFmpegError as error:
         declared = f" of the {stream.frames} that its header declares" if stream.frames else ""

@@ -96,7 +96,7 @@ def command(
 def run(file: Path, budget: Budget, rounds: int) -> dict[str, Any]:
     """Medians of `rounds` rounds on one file. First both sides must choose the same frames and the same size."""
     make, patch_size = FAMILIES[budget.family]
-    processor = make(cap_pixels_per_frame=False)
+    processor = make(do_resize=False)  # the size is qwen-vl-utils' choice, on both sides
     pixels_of = VisionInput.of(processor)
 
     def ours(read: Callable[..., Media], remembered: bool) -> tuple[Media, np.ndarray]:
@@ -110,7 +110,7 @@ def run(file: Path, budget: Budget, rounds: int) -> dict[str, Any]:
     def theirs(reader: str) -> tuple[torch.Tensor, Any, torch.Tensor]:
         with _one_thread(reader) as fetch_video:
             video, metadata = fetch_video(budget.request(file), image_patch_size=patch_size, return_video_metadata=True)
-            made = processor(videos=[video], do_sample_frames=False, do_resize=False, return_tensors="pt")
+            made = processor(videos=[video], do_sample_frames=False, return_tensors="pt")
         return video, metadata, made["pixel_values_videos"]
 
     info = probe(file)
@@ -129,7 +129,8 @@ def run(file: Path, budget: Budget, rounds: int) -> dict[str, Any]:
                 f"chooses other frames: {len(asked)} of {metadata['total_num_frames']}, not {len(indices)} of {info.num_frames}"
             )
         elif tuple(video.shape[2:]) != media.frames.shape[1:3] or expected.shape != made.shape:
-            failed[reader] = f"chooses another size: {tuple(video.shape[2:])}, not {media.frames.shape[1:3]}"
+            ours_is, theirs_is = (*media.frames.shape[1:3], *made.shape), (*video.shape[2:], *expected.shape)
+            failed[reader] = f"chooses another size, or makes other rows of it: {theirs_is}, not {ours_is}"
         else:
             apart[reader] = _mean_abs_diff(video, media.frames) / 255
         del video, expected
