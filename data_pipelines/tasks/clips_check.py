@@ -54,8 +54,10 @@ class Track:
     def boxes(self) -> np.ndarray:
         """int64 [whole frames, 2, 2]: x, y of the first and last pixel."""
         seen = self.mask[self.whole]
-        sides: list[np.ndarray] = [np.any(seen, axis=axis) for axis in (1, 2)]
-        ends = [(line.argmax(axis=1), line.shape[1] - 1 - line[:, ::-1].argmax(axis=1)) for line in sides]
+        ends = []
+        for across in (1, 2):
+            line: np.ndarray = np.any(seen, axis=across)
+            ends.append((line.argmax(axis=1), line.shape[1] - 1 - line[:, ::-1].argmax(axis=1)))
         return np.array(ends).transpose(2, 1, 0)
 
     @cached_property

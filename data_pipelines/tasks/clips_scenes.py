@@ -72,6 +72,11 @@ def on_top(shapes: list[Shape], named: int) -> Scene:
     return Scene((*shapes[named:], *shapes[:named]), tuple(range(len(shapes) - named, len(shapes))))
 
 
+def laid(axis: int, along: Path, across: Path) -> tuple[Path, Path]:
+    """xs and ys of a path along an axis, 0 = x, and one across it."""
+    return (along, across) if axis == 0 else (across, along)
+
+
 def mixed(shapes: list[Shape], named: int, draw: Draw) -> Scene:
     """The first `named` shapes are the question's; all lie in random order."""
     order = list(range(len(shapes)))
@@ -180,8 +185,7 @@ def speed(space: Space, level: int, label: Label, draw: Draw) -> Scene | None:
             start = below(draw, room - pace + 1)
             path = travel(space, start if sign > 0 else start + pace, sign * pace, 0, space.frames - 1)
         lane = still(space, below(draw, (space.height, space.width)[along] - size + 1))
-        paths = (lane, path) if along else (path, lane)
-        shapes.append(Shape(some_kind(draw), size, *paths, 0, space.frames))
+        shapes.append(Shape(some_kind(draw), size, *laid(along, path, lane), 0, space.frames))
     return mixed(shapes, count, draw) if are_apart(space, shapes) else None
 
 
@@ -205,8 +209,7 @@ def grounding(space: Space, level: int, label: Label, draw: Draw) -> Scene | Non
         start = below(draw, room - way + 1)
         path = travel(space, start, way, begin, end) if below(draw, 2) else travel(space, start + way, -way, begin, end)
         lane = still(space, below(draw, (space.height, space.width)[axis] - size + 1))
-        paths = (lane, path) if axis else (path, lane)
-        shapes.append(Shape(some_kind(draw), size, *paths, 0, space.frames))
+        shapes.append(Shape(some_kind(draw), size, *laid(axis, path, lane), 0, space.frames))
     return mixed(shapes, 1, draw) if are_apart(space, shapes) else None
 
 
@@ -225,17 +228,14 @@ def meeting(space: Space, label: Label, draw: Draw) -> Scene | None:
     if room < away or not 0 <= aside <= breadth - size:
         return None
     far = [between(draw, away, room) for _ in range(2)]
-    coming = travel(space, far[0], away - far[0], 0, max(begin - 1, 1)) if far[0] > away else still(space, away)
-    going = travel(space, away, far[1] - away, end, max(space.frames - 1, end + 1)) if far[1] > away else still(space, away)
+    coming = travel(space, far[0], away - far[0], 0, max(begin - 1, 1))
+    going = travel(space, away, far[1] - away, end, max(space.frames - 1, end + 1))
     offsets = [0 if begin <= frame < end else coming[frame] if frame < begin else going[frame] for frame in range(space.frames)]
-    path, lane = tuple(contact + sign * offset for offset in offsets), still(space, aside)
-    whole = (0, space.frames)
-    mover = Shape(kinds[0], size, *((path, lane) if axis == 0 else (lane, path)), *whole)
-    x, y = (at, across) if axis == 0 else (across, at)
-    rest = Shape(kinds[1], other, still(space, x), still(space, y), *whole)
-    shown = Shape(
-        kinds[2], third, still(space, below(draw, space.width - third + 1)), still(space, below(draw, space.height - third + 1)), *whole
-    )
+    path = tuple(contact + sign * offset for offset in offsets)
+    mover = Shape(kinds[0], size, *laid(axis, path, still(space, aside)), 0, space.frames)
+    rest = Shape(kinds[1], other, *laid(axis, still(space, at), still(space, across)), 0, space.frames)
+    x, y = (still(space, below(draw, side - third + 1)) for side in (space.width, space.height))
+    shown = Shape(kinds[2], third, x, y, 0, space.frames)
     for frame in range(space.frames):
         if any(near(box_of(shown, frame), box_of(one, frame), space.gap) for one in (mover, rest)):
             return None

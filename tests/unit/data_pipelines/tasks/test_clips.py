@@ -16,6 +16,7 @@ from data_pipelines.tasks.clips_questions import labels, solution
 from data_pipelines.tasks.keyed import split_of
 from mmrl.errors import TaskError
 from mmrl.types import Media, Task, TaskKey
+from rewards.exact import ExactMatch
 
 
 def first(source: ClipTasks, count: int) -> list[Task]:
@@ -255,3 +256,12 @@ def test_synthetic_clips_differ_by_split_seed_and_index_and_refuse_bad_sizes():
 def test_importing_clips_loads_no_torch_and_no_video_library():
     code = "import sys, data_pipelines.tasks\nprint([n for n in ('torch', 'transformers', 'rewards', 'av') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_answers_are_scored_by_exact_match():
+    reward = ExactMatch(answer="text")
+    source = ClipTasks("test")
+    for index in range(18):
+        task = source.task(source.key(index))
+        assert reward.value(task, f" {task.solution}\n") == 1.0
+        assert reward.value(task, f"The answer is {task.solution}") == 0.0
