@@ -101,8 +101,9 @@ class Rotate:
             raise ValueError(
                 f"frames of {height} x {width} pixels cannot be turned by {self.degrees} degrees in place; use 180, or square frames"
             )
-        across = media.frames.transpose(0, 2, 1, 3)
-        return Media(np.ascontiguousarray(across[:, ::-1] if self.degrees == 90 else across[:, :, ::-1]), media.timestamps_s)
+        pixels = np.ascontiguousarray(media.frames).view("V3")[..., 0].transpose(0, 2, 1)  # whole pixels, rows and columns exchanged
+        turn = np.ascontiguousarray(pixels[:, ::-1] if self.degrees == 90 else pixels[:, :, ::-1])
+        return Media(turn.view(np.uint8).reshape(media.frames.shape), media.timestamps_s)
 
 
 @dataclass(frozen=True)
