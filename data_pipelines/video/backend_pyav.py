@@ -27,6 +27,8 @@ SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 """Containers that store each packet's time, so that times after a seek are those of the index."""
 SEEK_PAST = 100
 """Frames; a keyframe farther ahead is sought, a nearer one is reached by reading packets."""
+UNTIMED = (("avi", "h264"), ("avi", "hevc"))
+"""Containers that do not say when a frame is shown, with codecs for which FFmpeg cannot tell either; their frames are counted."""
 DISPOSABLE = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
 """Codecs whose decoder knows frames that nothing refers to from the frame's own header."""
 
@@ -43,7 +45,8 @@ class PyAV:
 
     def scan(self, path: Path, limits: Limits, deadline: Deadline) -> Scan:
         with _opened(path, limits, deadline) as (container, stream):
-            times = _packet_times(path, container, stream, deadline)
+            untimed = (container.format.name, stream.codec_context.name) in UNTIMED
+            times = None if untimed else _packet_times(path, container, stream, deadline)
             unit = float(stream.time_base)
             rate = float(stream.average_rate) if stream.average_rate else None
         if times is None:
@@ -58,7 +61,7 @@ class PyAV:
         """Index of a file whose packets carry no times: every frame is decoded once."""
         first, ticks = None, []
         with _opened(path, limits, deadline) as (container, stream):
-            for frame in _Reader(path, container, stream, deadline).all():
+            for frame in _Reader(path, container, stream, deadline).all(timed=False):
                 first = first or frame
                 ticks.append(frame.pts)
         if first is None:
@@ -78,7 +81,7 @@ class PyAV:
         if scan.ticks is None or scan.starts is None:
             rows = {int(index): row for row, index in enumerate(wanted)}
             with _opened(path, limits, deadline) as (container, stream):
-                for count, frame in enumerate(_Reader(path, container, stream, deadline).all()):
+                for count, frame in enumerate(_Reader(path, container, stream, deadline).all(timed=False)):
                     if count in rows:
                         sink.put(rows[count], frame)
                     if sink.full:
@@ -158,8 +161,8 @@ class _Reader:
         self.codec = stream.codec_context
         self.packets: Iterator[Any] = container.demux(stream)
 
-    def all(self) -> Iterator[Any]:
-        """Every frame in the order of showing. MediaError at the first packet that cannot be decoded."""
+    def all(self, timed: bool = True) -> Iterator[Any]:
+        """Every frame in the order of showing. MediaError at the first packet that cannot be decoded, or time that goes back."""
         from av.error import FFmpegError
 
         started, last = False, None
@@ -178,7 +181,7 @@ class _Reader:
                 started = True
                 if frame.is_corrupt:
                     raise MediaError(f"{self.path}: the decoder found damage in the frame {_second(frame)}")
-                if last is not None and frame.pts is not None and frame.pts <= last:
+                if timed and last is not None and frame.pts is not None and frame.pts <= last:
                     raise MediaError(f"{self.path}: the times of its frames contradict their order {_second(frame)}; make the file again")
                 last = frame.pts
                 yield frame

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.video.pictures import resized
-from data_pipelines.video.records import Deadline, Limits, Scan, video_info
+from data_pipelines.video.records import Deadline, Limits, Scan, is_transport_stream, video_info
 from mmrl.errors import MediaError
 
 BATCH = 16
@@ -63,6 +63,8 @@ class TorchCodec:
 
 
 def _opened(path: Path, **options: Any) -> Any:
+    if is_transport_stream(path):
+        raise MediaError(f"{path}: is a transport stream, in which torchcodec finds wrong frames; read it with MMRL_VIDEO_BACKEND=pyav")
     try:
         return import_module("torchcodec.decoders").VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, **options)
     except (RuntimeError, ValueError) as error:

@@ -43,7 +43,6 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "DECORD_EOF_RETRY_MAX": "128"},
             start_new_session=True,  # Ctrl-C is for the parent, which then ends the child
         )
         if self.process.stdin is None or self.process.stdout is None:

@@ -90,11 +90,13 @@ CODECS = [
     ("vp9.webm", "libvpx-vp9", {"g": "10", "deadline": "realtime", "cpu-used": "8"}),
     ("av1.mkv", "libsvtav1", {"g": "10", "preset": "12"}),
     ("mjpeg.avi", "mjpeg", {"qmin": "2", "qmax": "2"}),
+    ("h264.avi", "libx264", {"g": "12", "bf": "3"}),
+    ("h264.flv", "libx264", {"g": "12", "bf": "3"}),
 ]
 
 
 @pytest.mark.parametrize(("name", "codec", "options"), CODECS)
-def test_random_access_equals_decoding_from_the_start(tmp_path, name, codec, options):
+def test_random_access_equals_decoding_from_the_start(tmp_path, backend, name, codec, options):
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no encoder {codec}")
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -103,7 +105,12 @@ def test_random_access_equals_decoding_from_the_start(tmp_path, name, codec, opt
         whole = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     assert numbers(whole) == list(range(60))
     for asked in ([59], [0], [23, 24, 25], [41, 3, 17], [9, 10, 29, 30, 49, 50], list(range(60))):
-        np.testing.assert_array_equal(read_frames(tmp_path / name, asked, backend="pyav").frames, whole[asked])
+        try:
+            frames = read_frames(tmp_path / name, asked, backend=backend).frames
+        except MediaError:  # the others may refuse a file, but not give wrong frames
+            assert backend != "pyav"
+        else:
+            np.testing.assert_allclose(frames, whole[asked], atol=0 if codec != "mpeg4" else 1)
 
 
 def test_a_late_frame_costs_a_fraction_of_the_whole(tmp_path):
