@@ -1,4 +1,8 @@
-"""Decoding with decord. It can loop for ever on damaged files, so it only runs in a child process."""
+"""Decoding with decord, in a child process only.
+
+Asked for single frames, decord 0.6 gives wrong ones after seeking in HEVC, in H.264 with open groups of pictures, and in ASF. So frames are
+read from the first to the last one asked for, which it does rightly; transport streams, where it does not, are refused.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.video.pictures import resized
-from data_pipelines.video.records import Deadline, Limits, Scan, video_info
+from data_pipelines.video.records import Deadline, Limits, Scan, is_transport_stream, video_info
 from mmrl.errors import MediaError
-
-BATCH = 16
 
 
 class Decord:
@@ -47,12 +49,13 @@ class Decord:
 
         reader = _opened(path)
         frames = np.empty((len(wanted), *(size or (scan.info.height, scan.info.width)), 3), np.uint8)
+        rows = {int(index): row for row, index in enumerate(wanted)}
         try:
-            for at in range(0, len(wanted), BATCH):
-                batch = reader.get_batch(wanted[at : at + BATCH]).asnumpy()
-                for row, frame in enumerate(batch, at):
-                    frames[row] = frame if size is None else resized(frame, size)
-        except decord.DECORDError as error:
+            for index in range(int(wanted[-1]) + 1):
+                frame = reader.next()
+                if index in rows:
+                    frames[rows[index]] = frame.asnumpy() if size is None else resized(frame.asnumpy(), size)
+        except (decord.DECORDError, StopIteration) as error:
             raise _damaged(path, error) from error
         return frames
 
@@ -60,6 +63,8 @@ class Decord:
 def _opened(path: Path) -> Any:
     import decord
 
+    if is_transport_stream(path):
+        raise MediaError(f"{path}: is a transport stream, in which decord finds the wrong frames; read it with MMRL_VIDEO_BACKEND=pyav")
     try:
         return decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
     except (decord.DECORDError, RuntimeError) as error:
@@ -72,4 +77,5 @@ def _damaged(path: Path, error: Exception) -> MediaError:
 
 def _cause(error: Exception) -> str:
     """The first line of decord's message, without its C++ place and stack."""
-    return str(error).strip().splitlines()[0].rsplit("] ", 1)[-1].strip()
+    lines = str(error).strip().splitlines() or ["it ends too early"]
+    return lines[0].rsplit("] ", 1)[-1].strip()

@@ -27,6 +27,8 @@ SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 """Containers that store each packet's time, so that times after a seek are those of the index."""
 SEEK_PAST = 100
 """Frames; a keyframe farther ahead is sought, a nearer one is reached by reading packets."""
+UNTIMED = (("avi", "h264"), ("avi", "hevc"))
+"""Containers that do not say when a frame is shown, with codecs for which FFmpeg cannot tell either; their frames are counted."""
 DISPOSABLE = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
 """Codecs whose decoder knows frames that nothing refers to from the frame's own header."""
 
@@ -43,7 +45,8 @@ class PyAV:
 
     def scan(self, path: Path, limits: Limits, deadline: Deadline) -> Scan:
         with _opened(path, limits, deadline) as (container, stream):
-            times = _packet_times(path, container, stream, deadline)
+            untimed = (container.format.name, stream.codec_context.name) in UNTIMED
+            times = None if untimed else _packet_times(path, container, stream, deadline)
             unit = float(stream.time_base)
             rate = float(stream.average_rate) if stream.average_rate else None
         if times is None:
@@ -58,7 +61,7 @@ class PyAV:
         """Index of a file whose packets carry no times: every frame is decoded once."""
         first, ticks = None, []
         with _opened(path, limits, deadline) as (container, stream):
-            for frame in _Reader(path, container, stream, deadline).all():
+            for frame in _Reader(path, container, stream, deadline).all(timed=False):
                 first = first or frame
                 ticks.append(frame.pts)
         if first is None:
@@ -78,7 +81,7 @@ class PyAV:
         if scan.ticks is None or scan.starts is None:
             rows = {int(index): row for row, index in enumerate(wanted)}
             with _opened(path, limits, deadline) as (container, stream):
-                for count, frame in enumerate(_Reader(path, container, stream, deadline).all()):
+                for count, frame in enumerate(_Reader(path, container, stream, deadline).all(timed=False)):
                     if count in rows:
                         sink.put(rows[count], frame)
                     if sink.full:
@@ -158,9 +161,9 @@ class _Reader:
         self.codec = stream.codec_context
         self.packets: Iterator[Any] = container.demux(stream)
 
-    def all(self) -> Iterator[Any]:
-        """Every frame in the order of showing. MediaError at the first packet that cannot be decoded."""
-        import av
+    def all(self, timed: bool = True) -> Iterator[Any]:
+        """Every frame in the order of showing. MediaError at the first packet that cannot be decoded, or time that goes back."""
+        from av.error import FFmpegError
 
         started, last = False, None
         for packet in self.packets:
@@ -168,7 +171,7 @@ class _Reader:
             started = started or packet.is_keyframe
             try:
                 frames = [] if _is_empty(packet) else self.codec.decode(packet if packet.size else None)
-            except (av.FFmpegError, MemoryError) as error:
+            except (FFmpegError, MemoryError) as error:
                 if not started:  # a recording that was begun between two keyframes
                     continue
                 raise MediaError(f"{self.path}: cannot be decoded {_second(packet)}: {_why(error)}") from error
@@ -178,7 +181,7 @@ class _Reader:
                 started = True
                 if frame.is_corrupt:
                     raise MediaError(f"{self.path}: the decoder found damage in the frame {_second(frame)}")
-                if last is not None and frame.pts is not None and frame.pts <= last:
+                if timed and last is not None and frame.pts is not None and frame.pts <= last:
                     raise MediaError(f"{self.path}: the times of its frames contradict their order {_second(frame)}; make the file again")
                 last = frame.pts
                 yield frame
@@ -221,7 +224,7 @@ class _Reader:
 
     def _run(self, packet: Any, start: int, wanted: set[int], rows: dict[int, int], sink: _Sink) -> bool:
         """Decodes from a keyframe until the last wanted packet is in, then drains the decoder. False if it met damage."""
-        import av
+        from av.error import FFmpegError
 
         unsent, last, skips = set(wanted), start - 1, self.codec.name in DISPOSABLE
         while True:
@@ -234,7 +237,7 @@ class _Reader:
                 unsent.discard(packet.pts)
                 if not unsent and not end:
                     frames += self.codec.decode(None)
-            except (av.FFmpegError, MemoryError):
+            except (FFmpegError, MemoryError):
                 if packet.pts is not None and packet.pts < start:  # shown before the keyframe: refers to frames that were passed over
                     frames = []
                 else:
@@ -256,17 +259,20 @@ class _Reader:
 def _opened(path: Path, limits: Limits, deadline: Deadline) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream; the decoder uses one thread, refuses damage, and refuses frames above the limit."""
     import av
+    from av.error import ArgumentError, ExitError, FFmpegError
+    from av.stream import Disposition
 
     pixels = {"max_pixels": str(limits.frame_pixels)}
     try:
-        container = av.open(f"file:{path}", options={**pixels, "format_whitelist": CONTAINERS}, timeout=max(0.001, deadline.left))
-    except (av.FFmpegError, MemoryError) as error:
-        if isinstance(error, av.ExitError):
+        options = {**pixels, "format_whitelist": CONTAINERS}
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace", timeout=max(0.001, deadline.left))
+    except (FFmpegError, MemoryError) as error:
+        if isinstance(error, ExitError):
             raise deadline.passed() from error
-        cause = "no video format that is read here" if isinstance(error, av.ArgumentError) else _why(error)
+        cause = "no video format that is read here" if isinstance(error, ArgumentError) else _why(error)
         raise MediaError(f"{path}: cannot be opened as a video: {cause}") from error
     with container:
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             kinds = sorted({s.type for s in container.streams}) or ["nothing"]
             raise MediaError(f"{path}: holds no video, only {' and '.join(kinds)}")
@@ -282,15 +288,15 @@ def _opened(path: Path, limits: Limits, deadline: Deadline) -> Iterator[tuple[An
         codec.options = {**pixels, "err_detect": "explode"}
         try:
             yield container, stream
-        except (av.FFmpegError, MemoryError) as error:
-            if isinstance(error, av.ExitError):
+        except (FFmpegError, MemoryError) as error:
+            if isinstance(error, ExitError):
                 raise deadline.passed() from error
             raise MediaError(f"{path}: cannot be read: {_why(error)}") from error
 
 
 def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -> tuple[np.ndarray, np.ndarray, int] | None:
     """Ticks of the frames in the order of showing, of the keyframes, and how long the last frame stays. None without times or keyframes."""
-    import av
+    from av.error import FFmpegError
 
     ticks, durations, starts, before = array("q"), array("q"), array("q"), 0
     try:
@@ -312,7 +318,7 @@ def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -
             if not packet.is_discard:
                 ticks.append(pts)
                 durations.append(packet.duration or 0)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         declared = f" of the {stream.frames} that its header declares" if stream.frames else ""
         raise MediaError(f"{path}: ends or breaks off after {len(ticks)} frames{declared}: {_why(error)}; make the file again") from error
     if before and not starts:

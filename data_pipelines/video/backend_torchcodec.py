@@ -1,12 +1,13 @@
 """Decoding with torchcodec, which brings torch and uses the system's FFmpeg. It only runs in a child process."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.video.pictures import resized
-from data_pipelines.video.records import Deadline, Limits, Scan, video_info
+from data_pipelines.video.records import Deadline, Limits, Scan, is_transport_stream, video_info
 from mmrl.errors import MediaError
 
 BATCH = 16
@@ -21,16 +22,15 @@ class TorchCodec:
     resizes = "pillow-bicubic"
 
     def require(self) -> None:
-        import torchcodec.decoders  # noqa: F401
+        import_module("torchcodec.decoders")
 
     def scan(self, path: Path, limits: Limits, deadline: Deadline) -> Scan:
-        from torchcodec.transforms import Resize
-
+        resize = import_module("torchcodec.transforms").Resize(THUMBNAIL)
         about = _opened(path).metadata
         width, height = about.width or 0, about.height or 0
         if height * width > limits.frame_pixels:
             raise MediaError(f"{path}: frames of {width} x {height} pixels are more than {limits.frame_pixels}; make them smaller")
-        decoder = _opened(path, transforms=[Resize(THUMBNAIL)])
+        decoder = _opened(path, transforms=[resize])
         seconds, last_s = [], 0.0
         try:
             for at in range(0, len(decoder), BATCH):
@@ -63,10 +63,10 @@ class TorchCodec:
 
 
 def _opened(path: Path, **options: Any) -> Any:
-    from torchcodec.decoders import VideoDecoder
-
+    if is_transport_stream(path):
+        raise MediaError(f"{path}: is a transport stream, in which torchcodec finds wrong frames; read it with MMRL_VIDEO_BACKEND=pyav")
     try:
-        return VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, **options)
+        return import_module("torchcodec.decoders").VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, **options)
     except (RuntimeError, ValueError) as error:
         raise MediaError(f"{path}: cannot be opened as a video by torchcodec: {_cause(error)}") from error
 

@@ -34,10 +34,10 @@ class Reader(Protocol):
     resizes: str
     """What scales its frames; equal names give equal bytes, up to the decoder."""
 
-    def scan(self, path: Any, limits: Limits, deadline: Deadline) -> Scan: ...
+    def scan(self, path: Any, limits: Limits, deadline: Deadline, /) -> Scan: ...
 
     def read(
-        self, path: Any, scan: Scan, wanted: np.ndarray, size: tuple[int, int] | None, limits: Limits, deadline: Deadline
+        self, path: Any, scan: Scan, wanted: np.ndarray, size: tuple[int, int] | None, limits: Limits, deadline: Deadline, /
     ) -> np.ndarray: ...
 
 
@@ -93,7 +93,7 @@ def trouble(name: str) -> str | None:
     bits = media.frames[:, 24, 8::16].mean(-1) > 128
     numbers = bits @ [8, 4, 2, 1]
     seconds = np.array(PROBE_TICKS)[asked] * 0.04
-    if numbers.tolist() != asked.tolist() or not np.allclose(media.timestamps_s if media.is_video else [], seconds, atol=1e-3):
+    if numbers.tolist() != asked.tolist() or media.timestamps_s is None or not np.allclose(media.timestamps_s, seconds, atol=1e-3):
         return f"asked for frames {asked.tolist()} of the probe clip, got {numbers.tolist()} at {media.timestamps_s}"
     return None
 
@@ -133,7 +133,7 @@ def read_here(reader: Reader, source: Any, indices: np.ndarray | None, size: tup
             f"{_place(source)}: {len(asked)} frames of {width} x {height} pixels are more than {limits.total_pixels} pixels in all; "
             "ask for fewer or smaller frames, or raise Limits.total_pixels"
         )
-    turned = size[::-1] if size and scan.quarter_turns % 2 else size
+    turned = (size[1], size[0]) if size and scan.quarter_turns % 2 else size
     wanted, places = np.unique(asked, return_inverse=True)
     frames = reader.read(source, scan, wanted, turned, limits, deadline)
     frames = np.rot90(frames, scan.quarter_turns, axes=(1, 2))

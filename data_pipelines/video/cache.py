@@ -233,7 +233,7 @@ def _locked(lock: Path, wait: bool = True) -> Iterator[bool]:
 def _packed(media: Media) -> list[bytes | memoryview]:
     seconds = None if media.timestamps_s is None else media.timestamps_s.tolist()
     about = json.dumps({"shape": media.frames.shape, "timestamps_s": seconds}).encode()
-    pixels = memoryview(media.frames).cast("B")
+    pixels = media.frames.data.cast("B")
     head = _HEAD.pack(MAGIC, FORMAT, len(about), zlib.crc32(pixels, zlib.crc32(about)))
     return [head, about, bytes(-(len(head) + len(about)) % PAGE), pixels]
 

@@ -65,13 +65,12 @@ def open_media(
 
     Raises as `read_frames`; ValueError for indices into a still picture other than [0].
     """
+    asked, goal = None if indices is None else checked_indices(indices), checked_size(size)
     still = _still(source)
     if still is None:
-        asked = None if indices is None else checked_indices(indices)
-        return read_with(*reader_of(source, backend), asked, checked_size(size), limits)  # pyright: ignore[reportArgumentType]
-    if indices is not None and checked_indices(indices).tolist() != [0]:
-        raise ValueError(f"a still picture has only frame 0; got {list(indices)}")
-    goal = checked_size(size)
+        return read_with(*reader_of(source, backend), asked, goal, limits)
+    if asked is not None and asked.tolist() != [0]:
+        raise ValueError(f"a still picture has only frame 0; got {asked.tolist()}")
     return Media((still if goal is None else resized(still, goal))[None])
 
 

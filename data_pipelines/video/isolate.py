@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,11 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "DECORD_EOF_RETRY_MAX": "128"},
             start_new_session=True,  # Ctrl-C is for the parent, which then ends the child
         )
+        if self.process.stdin is None or self.process.stdout is None:
+            raise AssertionError("the pipes asked for were not made")
+        self.requests, self.answers = self.process.stdin.fileno(), self.process.stdout.fileno()
         try:
             problem = pickle.loads(self._answer(time.monotonic() + START_S))
         except (TimeoutError, EOFError):
@@ -60,7 +63,7 @@ class _Child:
 
     def call(self, path: Path, request: Any, deadline: Deadline) -> Any:
         try:
-            _send(self._pipe(self.process.stdin), pickle.dumps(request))
+            _send(self.requests, pickle.dumps(request))
             answer = pickle.loads(self._answer(deadline.end + 1.0))
         except TimeoutError:
             self.stop()
@@ -77,27 +80,14 @@ class _Child:
         return answer
 
     def stop(self) -> int:
-        time.sleep(0.05) if self.alive else None
+        """Kills the process unless it ends by itself just now, and says how it ended."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(timeout=0.05)
         self.process.kill()
-        code = self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close() if pipe is self.process.stdout else _close(pipe)
-        return code
-
-    def _pipe(self, pipe: Any) -> int:
-        return pipe.fileno()
+        return self.process.wait()
 
     def _answer(self, end: float) -> bytearray:
-        pipe = self._pipe(self.process.stdout)
-        return _receive(pipe, int.from_bytes(_receive(pipe, 8, end), "little"), end)
-
-
-def _close(pipe: Any) -> None:
-    try:
-        pipe.close()
-    except BrokenPipeError:
-        return
+        return _receive(self.answers, int.from_bytes(_receive(self.answers, 8, end), "little"), end)
 
 
 def _send(pipe: int, message: bytes) -> None:

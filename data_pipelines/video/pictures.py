@@ -43,7 +43,7 @@ _UNREADABLE = (
 
 def resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 [H, W, 3] to uint8 [*size, 3] by Pillow's bicubic filter, antialiased: within 2 levels of torchvision's."""
-    return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def read_image(path: Path, where: str = "") -> np.ndarray:

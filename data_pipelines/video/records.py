@@ -87,3 +87,10 @@ def video_info(timestamps_s: np.ndarray, last_s: float, rate: float | None, widt
     measured = len(seconds) / duration if duration > 0 else 0.0
     fps = rate if rate and abs(rate - measured) <= 0.01 * rate else measured
     return VideoInfo(len(seconds), float(fps), duration, width, height, seconds)
+
+
+def is_transport_stream(path: Path) -> bool:
+    """MPEG-TS: packets of 188 bytes (192 with a time before each), which begin with 0x47."""
+    with path.open("rb") as file:
+        head = file.read(400)
+    return any(len(head) > at + 188 and head[at] == head[at + step] == 0x47 for at, step in ((0, 188), (4, 192)))

@@ -90,11 +90,13 @@ CODECS = [
     ("vp9.webm", "libvpx-vp9", {"g": "10", "deadline": "realtime", "cpu-used": "8"}),
     ("av1.mkv", "libsvtav1", {"g": "10", "preset": "12"}),
     ("mjpeg.avi", "mjpeg", {"qmin": "2", "qmax": "2"}),
+    ("h264.avi", "libx264", {"g": "12", "bf": "3"}),
+    ("h264.flv", "libx264", {"g": "12", "bf": "3"}),
 ]
 
 
 @pytest.mark.parametrize(("name", "codec", "options"), CODECS)
-def test_random_access_equals_decoding_from_the_start(tmp_path, name, codec, options):
+def test_random_access_equals_decoding_from_the_start(tmp_path, backend, name, codec, options):
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no encoder {codec}")
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -103,7 +105,12 @@ def test_random_access_equals_decoding_from_the_start(tmp_path, name, codec, opt
         whole = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     assert numbers(whole) == list(range(60))
     for asked in ([59], [0], [23, 24, 25], [41, 3, 17], [9, 10, 29, 30, 49, 50], list(range(60))):
-        np.testing.assert_array_equal(read_frames(tmp_path / name, asked, backend="pyav").frames, whole[asked])
+        try:
+            frames = read_frames(tmp_path / name, asked, backend=backend).frames
+        except MediaError:  # the others may refuse a file, but not give wrong frames
+            assert backend != "pyav"
+        else:
+            np.testing.assert_allclose(frames, whole[asked], atol=0 if codec != "mpeg4" else 1)
 
 
 def test_a_late_frame_costs_a_fraction_of_the_whole(tmp_path):
@@ -130,6 +137,19 @@ def test_scaled_frames_are_close_to_pillows(clip):
 
     native, scaled = read_frames(clip, [4, 30]).frames, read_frames(clip, [4, 30], (30, 56)).frames
     assert np.abs(np.stack([resized(frame, (30, 56)) for frame in native]).astype(int) - scaled).mean() <= 2
+
+
+def test_metadata_that_is_no_utf8_does_not_matter(tmp_path):
+    with av.open(str(tmp_path / "m.mp4"), "w") as out:
+        out.metadata["title"] = "marked"
+        stream = out.add_stream("libx264", rate=25, options={"threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
+        out.mux(stream.encode())
+    content = (tmp_path / "m.mp4").read_bytes()
+    assert b"marked" in content
+    (tmp_path / "m.mp4").write_bytes(content.replace(b"marked", b"m\xffrk\xfe\x80"))
+    assert open_media(tmp_path / "m.mp4").frames.shape == (1, 48, 64, 3)
 
 
 def test_a_stream_without_times_uses_the_rate_of_its_header(tmp_path):
