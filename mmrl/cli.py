@@ -207,7 +207,7 @@ def look(
 
 @tasks_app.command()
 def perturb(
-    source: Annotated[Path, typer.Argument(metavar="IMAGE|VIDEO", help="A picture, an animated GIF or WebP, or a folder of frames.")],
+    source: Annotated[Path, typer.Argument(metavar="IMAGE|VIDEO", help="A picture, a video, an animation, or a folder of frames.")],
     out: Annotated[Path, typer.Option(help="PNG to write.")],
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:

@@ -1,12 +1,11 @@
 """All perturbations of one picture or video on a contact sheet."""
 
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageSequence
+from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.perturb.ops import (
     Blur,
@@ -36,7 +35,8 @@ from data_pipelines.perturb.ops import (
     ZoomOut,
 )
 from data_pipelines.tasks.contact_sheet import CARD, EDGE, INK, PAD, PAPER
-from data_pipelines.video.pictures import MAX_PIXELS, read_image
+from data_pipelines.video.decode import probe, read_frames
+from data_pipelines.video.pictures import TIMES, Frames, picture_kind, read_image
 from mmrl.errors import MediaError
 from mmrl.seeding import stream
 from mmrl.types import Media
@@ -50,7 +50,6 @@ SIDE = 448
 """Longer side of the frames that are perturbed, in pixels: on larger ones the cells of a mask could not be seen on the sheet."""
 PICTURE, STILL, STILLS = 224, 96, 6
 """Width of a picture's cell; width and number of the stills of a video's cell."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def draw_sheet(source: str | Path, out_png: str | Path, seed: int) -> int:
@@ -123,37 +122,21 @@ def contrast(frames: np.ndarray, cells: int) -> np.ndarray:
 
 
 def load_some_media(path: Path) -> Media:
-    """A picture, an animated GIF or WebP, or a folder of equally large pictures; of a video the first frames, shrunk if they are large.
+    """A picture, or the first LOADED frames of a video, an animation or a folder of pictures, shrunk to SIDE if they are larger.
 
-    A folder's pictures count as one second apart. Raises MediaError.
+    A folder's pictures without a `timestamps.json` count as one second apart. Raises MediaError.
     """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)[:LOADED]
-        if not files:
-            raise MediaError(f"{path}: no pictures in this folder; give one with {', '.join(SUFFIXES)} files, or a file")
-        frames = [shrunk(Image.fromarray(read_image(file, str(path)))) for file in files]
-        if len({frame.shape for frame in frames}) > 1:
-            raise MediaError(f"{path}: pictures of different sizes; make them equal")
-        return Media(np.stack(frames), np.arange(len(frames), dtype=np.float64))
-    try:
-        with Image.open(path) as image:
-            if getattr(image, "is_animated", False):
-                if image.width * image.height > MAX_PIXELS:
-                    raise MediaError(f"{path}: {image.width} x {image.height} pixels are more than {MAX_PIXELS}; make it smaller")
-                frames, seconds = [], [0.0]
-                for still in islice(ImageSequence.Iterator(image), LOADED):
-                    frames.append(shrunk(still.convert("RGB")))
-                    seconds.append(seconds[-1] + (still.info.get("duration") or 100) / 1000)
-                return Media(np.stack(frames), np.array(seconds[:-1]))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{path}: cannot be read as a picture or an animation: {error}") from error
-    return Media(shrunk(Image.fromarray(read_image(path, "perturb")))[None])
-
-
-def shrunk(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3], at most SIDE high and wide."""
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return np.array(image)
+    if not path.exists():
+        raise MediaError(f"{path}: no such file")
+    if path.is_file() and picture_kind(path) == "still":
+        frame = Image.fromarray(read_image(path))
+        frame.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        return Media(np.array(frame)[None])
+    source = Frames(path, fps=1.0) if path.is_dir() and not (path / TIMES).exists() else path
+    found = probe(source)
+    scale = SIDE / max(found.height, found.width)
+    size = (max(1, round(found.height * scale)), max(1, round(found.width * scale))) if scale < 1 else None
+    return read_frames(source, range(min(found.num_frames, LOADED)), size)
 
 
 def drawn(cells: list[tuple[str, Media]]) -> Image.Image:

@@ -59,8 +59,8 @@ def test_what_cannot_be_read_is_a_media_error(tmp_path):
     for i in (1, 2):
         Image.new("RGB", (i, i)).save(tmp_path / "mixed" / f"{i}.png")
     for name, message in (
-        ("no.mp4", "cannot be read"),
-        ("none.png", "cannot be read"),
+        ("no.mp4", "cannot be opened as a video"),
+        ("none.png", "no such file"),
         ("empty", "no pictures"),
         ("mixed", "different sizes"),
     ):
