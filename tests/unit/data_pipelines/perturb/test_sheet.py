@@ -62,7 +62,7 @@ def test_what_cannot_be_read_is_a_media_error(tmp_path):
         ("no.mp4", "cannot be opened as a video"),
         ("none.png", "no such file"),
         ("empty", "no pictures"),
-        ("mixed", "different sizes"),
+        ("mixed", "frame 1 has 2 x 2 pixels, frame 0 has 1 x 1"),
     ):
         with pytest.raises(MediaError, match=message) as error:
             load_some_media(tmp_path / name)
