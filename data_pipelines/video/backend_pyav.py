@@ -202,10 +202,14 @@ class _Reader:
         seekable = self.container.format.name in SEEKABLE
         here = int(ticks[0])
         for start, wanted in runs.items():
-            far = np.searchsorted(ticks, start) - np.searchsorted(ticks, here) > SEEK_PAST
-            packet = self._go_to(start, seek=seekable and bool(far))
+            far = bool(np.searchsorted(ticks, start) - np.searchsorted(ticks, here) > SEEK_PAST)
             here = max(wanted)
-            if packet is None or not self._run(packet, start, wanted, rows, sink):
+            if self._run(self._go_to(start, seekable and far), start, wanted, rows, sink):
+                continue
+            before = int(
+                starts[max(np.searchsorted(starts, start) - 1, 0)]
+            )  # frames after an open group's keyframe may name ones before it
+            if not seekable or not self._run(self._go_to(before, seek=True), start, wanted, rows, sink):
                 return
 
     def _go_to(self, start: int, seek: bool) -> Any:
@@ -223,11 +227,11 @@ class _Reader:
         return None
 
     def _run(self, packet: Any, start: int, wanted: set[int], rows: dict[int, int], sink: _Sink) -> bool:
-        """Decodes from a keyframe until the last wanted packet is in, then drains the decoder. False if it met damage."""
+        """Decodes from a packet until the last wanted one is in, then drains the decoder. False if there was damage from `start` on."""
         from av.error import FFmpegError
 
         unsent, last, skips = set(wanted), start - 1, self.codec.name in DISPOSABLE
-        while True:
+        while packet is not None:
             self.deadline.check()
             if skips:
                 self.codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
@@ -238,7 +242,7 @@ class _Reader:
                 if not unsent and not end:
                     frames += self.codec.decode(None)
             except (FFmpegError, MemoryError):
-                if packet.pts is not None and packet.pts < start:  # shown before the keyframe: refers to frames that were passed over
+                if packet.pts is not None and packet.pts < start:  # may refer to frames that were passed over
                     frames = []
                 else:
                     return False
@@ -252,7 +256,8 @@ class _Reader:
                     sink.put(rows[last], frame)
             if end or not unsent:
                 return True
-            packet = next(self.packets)
+            packet = next(self.packets, None)
+        return False
 
 
 @contextmanager
@@ -298,6 +303,8 @@ def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -
     """Ticks of the frames in the order of showing, of the keyframes, and how long the last frame stays. None without times or keyframes."""
     from av.error import FFmpegError
 
+    if container.format.name == "avi":
+        _check_riff(path)
     ticks, durations, starts, before = array("q"), array("q"), array("q"), 0
     try:
         for count, packet in enumerate(container.demux(stream)):
@@ -332,6 +339,15 @@ def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -
     if (np.diff(keys) <= 0).any():
         raise MediaError(f"{path}: its timestamps jump back; put it together again with ffmpeg")
     return shown, keys, int(durations[order[-1]])
+
+
+def _check_riff(path: Path) -> None:
+    """A cut avi has lost its index, and the order of its last frames with it."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    declared, held = int.from_bytes(head[4:8], "little") + 8, path.stat().st_size
+    if head[:4] == b"RIFF" and held < declared < 2**32 - 2**20:  # larger: not known when it was written
+        raise MediaError(f"{path}: ends after {held} of the {declared} bytes that its header declares; make the file again")
 
 
 def _shown(path: Path, frame: Any, seconds: np.ndarray, last_s: float, rate: float | None) -> tuple[VideoInfo, int]:

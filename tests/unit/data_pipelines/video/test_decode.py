@@ -297,6 +297,14 @@ def test_times_that_contradict_the_order_of_frames_are_refused(tmp_path):
         open_media(tmp_path / "t.mp4")
 
 
+def test_a_cut_avi_is_refused(tmp_path):
+    write_clip(tmp_path / "whole.avi", codec="mpeg4", options={"g": "12", "bf": "2"})
+    whole = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[:-2000])
+    with pytest.raises(MediaError, match=rf"cut.avi: ends after {len(whole) - 2000} of the {len(whole)} bytes that its header declares"):
+        open_media(tmp_path / "cut.avi")
+
+
 def test_damage_is_an_error_and_not_a_picture(tmp_path):
     """Zeros over a stretch of coded frames: the frames before decode, those that need the stretch do not."""
     write_clip(tmp_path / "d.mp4", 60, size=(96, 160), container={"movflags": "faststart"})
