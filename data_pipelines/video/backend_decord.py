@@ -32,7 +32,7 @@ class Decord:
             height, width, _ = reader[0].shape
             spans = reader.get_frame_timestamp(np.arange(len(reader))).astype(np.float64)
             rate = float(reader.get_avg_fps())
-        except decord.DECORDError as error:
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise _damaged(path, error) from error
         if height * width > limits.frame_pixels:
             raise MediaError(f"{path}: frames of {width} x {height} pixels are more than {limits.frame_pixels}; make them smaller")
@@ -55,7 +55,7 @@ class Decord:
                 frame = reader.next()
                 if index in rows:
                     frames[rows[index]] = frame.asnumpy() if size is None else resized(frame.asnumpy(), size)
-        except (decord.DECORDError, StopIteration) as error:
+        except (decord.DECORDError, RuntimeError, IndexError, StopIteration) as error:
             raise _damaged(path, error) from error
         return frames
 
