@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data_pipelines.tasks.clips import synthetic_clip
+from data_pipelines.video.encode import write_video
+
 ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
@@ -59,6 +62,8 @@ def small(command: str, model: Path) -> list[str]:
 def test_the_commands_of_a_page_run(page: str, random_model: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     Image.effect_noise((90, 60), 50).convert("RGB").save(tmp_path / "photo.png")  # the reader's own, where a page asks for one
+    for name in ("a.mp4", "b.mp4"):
+        write_video(synthetic_clip("train", 0, 0).frames, tmp_path / name, 4)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "recipes"))), "OMP_NUM_THREADS": "1"}
     environment["MMRL_CACHE"] = str(tmp_path / "cache")
     for name, content in files(page).items():
