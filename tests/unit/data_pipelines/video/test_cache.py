@@ -211,19 +211,6 @@ def test_processes_that_ask_at_once_decode_once(cache, own):
     assert sum(after for _, _, after in found) == 1
 
 
-def test_a_hit_is_twenty_times_faster_than_decoding(cache, tmp_path):
-    write_clip(tmp_path / "big.mp4", 60, size=(480, 640), options={"g": "60", "preset": "ultrafast"})
-    path, asked = tmp_path / "big.mp4", list(range(0, 60, 8))
-
-    def cost(read) -> float:
-        start = time.perf_counter()
-        assert numbers(read(path, asked).frames) == asked
-        return time.perf_counter() - start
-
-    cache.read(path, asked)
-    assert min(cost(cache.read) for _ in range(5)) < min(cost(read_frames) for _ in range(5)) / 20
-
-
 def test_where_it_lies(monkeypatch, tmp_path):
     monkeypatch.setenv("MMRL_CACHE", str(tmp_path))
     assert default_folder() == FrameCache().root == tmp_path / "frames"
