@@ -42,6 +42,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "rloo": "mmrl.advantages.rloo:RLOO",
         "reinforce_pp": "mmrl.advantages.reinforce_pp:ReinforcePP",
         "reinforce_pp_baseline": "mmrl.advantages.reinforce_pp:ReinforcePPBaseline",
+        "per_arm": "mmrl.advantages.per_arm:PerArm",
     },
     "loss_term": {
         "clipped_surrogate": "mmrl.losses.clipped_surrogate:ClippedSurrogate",

@@ -123,6 +123,10 @@ class GroupRewards:
     """int64 [G] completion tokens."""
     token_rewards: tuple[np.ndarray, ...] | None = None
     """G arrays float32 [T_i] added per token (KL in the reward); None = none."""
+    arms: tuple[str, ...] = ()
+    """G names, `Rollout.arm` of each; () where nobody tells them apart."""
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Reward name -> float32 [G], before weighting, as in `ScoredGroup`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,6 +87,8 @@ def credit(
                 rewards=group.rewards,
                 lengths=np.array([len(r.completion.ids) for r in group.group.rollouts]),
                 token_rewards=None if token_rewards is None else tuple(token_rewards[n]),
+                arms=tuple(r.arm for r in group.group.rollouts),
+                parts=group.parts,
             ),
             trained=[
                 r.train_prompt is not None and not np.isnan(reward) for r, reward in zip(group.group.rollouts, group.rewards, strict=True)
