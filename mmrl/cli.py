@@ -3,8 +3,9 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -85,13 +86,18 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
 @app.command()
 def tiny(
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
+    name: Annotated[
+        Literal["tiny", "tiny-video"], typer.Option(help="Which: taught easy mazes, or the form of VideoSSR's answers.")
+    ] = "tiny",
     steps: Annotated[int | None, typer.Option(min=0, help="Steps of supervised warm-up; 0 = random weights.")] = None,
 ) -> None:
-    """Build the embedded tiny model in a folder of its own; prints the folder. (`path: tiny` in a recipe does this by itself, once.)"""
-    from mmrl.tiny import Made, build_tiny
-    from mmrl.tiny_lessons import MazeLessons
+    """Build an embedded model in a folder of its own; prints the folder. (`path: tiny` in a recipe does this by itself, once.)"""
+    from mmrl.tiny import MODELS, build_tiny
 
-    typer.echo(build_tiny(out, Made() if steps is None else Made(lessons=MazeLessons(steps=steps))))
+    made = MODELS[name]
+    if steps is not None:
+        made = replace(made, lessons=replace(made.lessons, steps=steps))  # pyright: ignore[reportArgumentType] (all courses are dataclasses)
+    typer.echo(build_tiny(out, made))
 
 
 @tasks_app.command()

@@ -47,7 +47,8 @@ class ModelSection:
     """The policy."""
 
     path: Text
-    """A folder with a config.json, a hub id `owner/name`, or "tiny" for the embedded model."""
+    """A folder with a config.json, a hub id `owner/name`, or an embedded model: "tiny", taught easy mazes, or "tiny-video", taught how
+    answers about small clips look."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the weights in memory."""
     attn_implementation: Text = "auto"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mmrl.recipe import Recipe
 
 
-EMBEDDED_MODELS = ("tiny",)
+EMBEDDED_MODELS = ("tiny", "tiny-video")
 """Names that a recipe may give in place of a model's folder; `mmrl.tiny` makes them."""
 
 

@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Protocol
 
 from data_pipelines.tasks.maze import MazeTasks
+from data_pipelines.tasks.videossr import VideoSSRTasks
 from mmrl.seeding import stream
-from mmrl.types import Task
+from mmrl.types import Task, TaskKey
 
 SYSTEM = "Maze."
 QUESTION = "Go from O to T."
@@ -90,6 +91,45 @@ class MazeLessons:
             return [random_walk(task, self.longest_walk, n) for n in range(self.walks)]
         is_doubted = stream(task.id, "doubt").random() < self.doubt
         return [random_walk(task, self.longest_walk, 0) if is_doubted else task.solution]
+
+
+@dataclass(frozen=True)
+class VideoLessons:
+    """Questions that synthetic clips answer themselves (VideoSSR): when are the colours inverted, in which order do three clips belong, how
+    many of each shape were pasted in. Most answers shown are those of other clips, right in form alone; some are true. So the pupil begins
+    to see what counts, and answers by chance."""
+
+    steps: int = 800
+    batch_size: int = 32
+    """Clips a step."""
+    kinds: tuple[tuple[str, float, float], ...] = (("grounding-invert", 1, 0.4), ("counting-single", 2, 0.8), ("jigsaw-3", 3, 0.5))
+    """Kind of task, its weight among the lessons, and the share of its lessons with a true answer: more where it is harder to see."""
+    learning_rate: float = 3e-3
+    warmup_steps: int = 40
+    frames: int = 12
+    side: int = 56
+    """Pixels."""
+
+    def step(self, number: int) -> Iterator[Lesson]:
+        """`batch_size` clips."""
+        shares = {kind: share for kind, _, share in self.kinds}
+        for key in (self._tasks.key(number * self.batch_size + i) for i in range(self.batch_size)):
+            task = self._tasks.task(key)
+            is_true = stream(task.id, "truth").random() < shares[key.bucket]
+            yield task, [task.solution if is_true else self._of_another(key)]
+
+    def made_of(self) -> str:
+        return repr((self._tasks, VideoSSRTasks.version))
+
+    @cached_property
+    def _tasks(self) -> VideoSSRTasks:
+        kinds, weights, _ = zip(*self.kinds, strict=True)
+        pixels = self.side**2
+        return VideoSSRTasks("train", seed=SEED, kinds=kinds, weights=weights, frames=self.frames, min_pixels=pixels, max_pixels=pixels)
+
+    def _of_another(self, key: TaskKey) -> str:
+        """The answer to a clip that is not among the lessons."""
+        return self._tasks.task(TaskKey(key.bucket, key.index + self.steps * self.batch_size)).solution
 
 
 def random_walk(task: Task, longest: int, number: int) -> str:

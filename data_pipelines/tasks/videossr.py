@@ -72,7 +72,8 @@ class VideoSSRTasks:
     """Folders, searched through, and files; empty = synthetic clips, square, as large as max_pixels allows."""
     seed: int = 0
     kinds: tuple[str, ...] = TRAINING
-    """Buckets: "grounding-" with one of the changes of docs/videossr.md, "counting-easy", "counting-hard", "counting-single", "jigsaw-2" to "jigsaw-9"."""
+    """Buckets: "grounding-" with one of the changes of docs/videossr.md, "counting-easy", "counting-hard", "counting-single", "jigsaw-2" to
+    "jigsaw-9"."""
     frames: int = 48
     """Frames of a video that are shown, 6 or more. Of 48, 8 to 16 are changed; of fewer, a sixth to a third."""
     min_pixels: int = 128 * 128
