@@ -21,6 +21,11 @@ CATALOG: dict[str, dict[str, str]] = {
     },
     "rollout_strategy": {
         "plain": "mmrl.strategies.plain:Plain",
+        "noisy_rollout": "mmrl.strategies.noisy:NoisyRollout",
+        "t_grpo": "mmrl.strategies.t_grpo:TGRPO",
+        "visurf": "mmrl.strategies.visurf:ViSurf",
+        "ttrv": "mmrl.strategies.ttrv:TTRV",
+        "pearl": "mmrl.strategies.pearl:PEARL",
     },
     "reward": {
         "maze_prefix": "rewards.maze:MazePrefix",
@@ -34,6 +39,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "repetition": "rewards.length:RepetitionPenalty",
         "temporal_iou": "rewards.spans:TemporalIoU",
         "videossr": "rewards.videossr:VideoSSR",
+        "temporal_bonus": "rewards.temporal:TemporalBonus",
+        "votes": "rewards.votes:Votes",
+        "majority": "rewards.votes:Majority",
+        "vote_entropy": "rewards.votes:VoteEntropy",
         "shuffled": "rewards.control:Shuffled",
         "trl": "rewards.trl:TRLFunction",
     },
@@ -42,7 +51,10 @@ CATALOG: dict[str, dict[str, str]] = {
         "rloo": "mmrl.advantages.rloo:RLOO",
         "reinforce_pp": "mmrl.advantages.reinforce_pp:ReinforcePP",
         "reinforce_pp_baseline": "mmrl.advantages.reinforce_pp:ReinforcePPBaseline",
+        "batch_baseline": "mmrl.advantages.batch_baseline:BatchBaseline",
         "per_arm": "mmrl.advantages.per_arm:PerArm",
+        "visurf": "mmrl.advantages.visurf:ViSurf",
+        "pearl": "mmrl.advantages.pearl:PEARL",
     },
     "loss_term": {
         "clipped_surrogate": "mmrl.losses.clipped_surrogate:ClippedSurrogate",
@@ -55,6 +67,7 @@ CATALOG: dict[str, dict[str, str]] = {
     "correction": {
         "truncated_importance": "mmrl.losses.correction:TruncatedImportance",
         "masked_importance": "mmrl.losses.correction:MaskedImportance",
+        "label_floor": "mmrl.losses.label_floor:LabelFloor",
     },
     "schedule": {
         "constant": "mmrl.schedules:Constant",

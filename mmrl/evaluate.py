@@ -242,7 +242,7 @@ def evaluate_command(target: str, overrides: list[str]) -> None:
     result = evaluate(
         source, first_keys(source, section.tasks), engine, make_prompts, success, sampling,
         num_generations=section.num_generations, ks=section.k, batch_size=recipe.trainer.eval_batch_size,
-        rewards=[WeightedReward(r.component.build(), r.weight, r.name) for r in recipe.rewards],
+        rewards=[WeightedReward(r.component.build(), r.weight, r.name, r.arms) for r in recipe.rewards],
     )  # fmt: skip
     if run and checkpoint:
         write_json(run / "eval" / f"{checkpoint.name}.json", {"step": int(checkpoint.name.split("-")[-1]), **result})

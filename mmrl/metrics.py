@@ -212,6 +212,10 @@ class GroupNumbers:
     lengths: np.ndarray
     truncated: np.ndarray
     prompt_length: int
+    arms: tuple[str, ...] = ()
+    """G names; () = all "plain"."""
+    attempts: np.ndarray | None = None
+    """bool [G], `Rollout.attempt`; None = all."""
 
     @classmethod
     def of(cls, scored: ScoredGroup, success: np.ndarray) -> GroupNumbers:
@@ -223,11 +227,31 @@ class GroupNumbers:
             lengths=np.array([len(r.completion.ids) for r in rollouts]),
             truncated=np.array([r.completion.finish == "length" for r in rollouts]),
             prompt_length=len(rollouts[0].prompt.ids),
+            arms=tuple(r.arm for r in rollouts),
+            attempts=np.array([r.attempt for r in rollouts]),
         )
+
+    def only(self, rows: np.ndarray) -> GroupNumbers:
+        """`rows`: bool [G]."""
+        parts = {name: values[rows] for name, values in self.parts.items()}
+        return GroupNumbers(self.rewards[rows], parts, self.success[rows], self.lengths[rows], self.truncated[rows], self.prompt_length)
 
 
 def rollout_metrics(groups: Sequence[GroupNumbers]) -> dict[str, float]:
-    """One step's rollouts in numbers, under TRL's names. A failed reward (NaN) is left out of means and counted in rewards/failed."""
+    """One step's rollouts in numbers, under TRL's names: the policy's own tries at the tasks, and where there are several arms each of them
+    as "arm/NAME/...". A failed reward (NaN) is left out of means and counted in rewards/failed."""
+    tries = [g if g.attempts is None else g.only(g.attempts) for g in groups]
+    out = _numbers([g for g in tries if len(g.rewards)])
+    arms = sorted({arm for g in groups for arm in g.arms})
+    for arm in arms if arms not in ([], ["plain"]) else ():
+        mine = [g.only(np.array([name == arm for name in g.arms])) for g in groups if arm in g.arms]
+        out |= {f"arm/{arm}/{name}": value for name, value in _numbers(mine).items()}
+    return out
+
+
+def _numbers(groups: Sequence[GroupNumbers]) -> dict[str, float]:
+    if not groups:
+        return dict.fromkeys(("reward", "reward_std", "frac_reward_zero_std", "success"), float("nan"))
     scored = [g.rewards[~np.isnan(g.rewards)].astype(np.float64) for g in groups]
     spread = np.array([r.std(ddof=1) if len(r) > 1 else 0.0 for r in scored])
     rewards = np.concatenate(scored)

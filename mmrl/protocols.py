@@ -5,7 +5,7 @@ Above the torch line: torch names appear only for the type checker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mmrl.batch import LossInputs, TermOutput
+    from mmrl.models.processor import PromptMaker
 
 
 class TaskSource(Protocol):
@@ -62,6 +63,9 @@ class Sampling:
     """Strings that end a completion, kept in it."""
     seed: int = 0
     step: int = 0
+    """Part of every draw's key. Under dynamic sampling a step of the run makes several."""
+    schedule_step: int = 0
+    """The run's step, from 0: what the schedules of a strategy go by."""
 
 
 class RolloutEngine(Protocol):
@@ -80,17 +84,24 @@ class RolloutEngine(Protocol):
 
 
 class RolloutStrategy(Protocol):
+    """Groups of `num_generations` rollouts a task, or as many as the strategy says. It may say more of itself, read from its source when a
+    recipe is checked: `arms: ClassVar[tuple[str, ...]]`, every arm it makes (else they are not checked); `separate_arms: ClassVar[bool]`,
+    its arms must not share a baseline; `needs_video: ClassVar[bool]`. A method `check(task, num_generations)` is called with the first task
+    before the model is loaded, and raises what is wrong with it."""
+
     def __call__(
         self,
         tasks: Sequence[Task],
         engine: RolloutEngine,
-        make_prompts: Callable[[Sequence[Task]], list[Prompt]],
+        make_prompts: PromptMaker,
         num_generations: int,
         sampling: Sampling,
     ) -> list[Group]: ...
 
 
 class Reward(Protocol):
+    """`needs_arms: ClassVar[tuple[str, ...]]` names arms without which the reward says nothing."""
+
     per_completion: ClassVar[bool]
     """True: each rollout is scored by itself, so a failure costs that rollout only."""
 
@@ -100,6 +111,9 @@ class Reward(Protocol):
 
 
 class AdvantageEstimator(Protocol):
+    """It may declare, as class variables that are read when a recipe is checked: `min_generations`, `needs_arms` (arms it cannot do
+    without), `separates_arms: bool` (no two arms share a baseline), and `names_rewards` (which of its fields name a reward)."""
+
     def __call__(self, groups: Sequence[GroupRewards]) -> list[list[np.ndarray]]:
         """All groups of the step, all ranks together -> per group, per rollout float32 [T_i]."""
         ...

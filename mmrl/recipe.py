@@ -111,6 +111,8 @@ class RewardEntry:
     """Factor in the sum; 0 computes and logs the reward without training on it."""
     name: Text = ""
     """Name in metrics and reports; default: the component's name."""
+    arms: tuple[Text, ...] = ()
+    """Arms of the strategy that it scores, "plain" being the task's own prompt; empty = all. It adds nothing to the others."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,18 @@ class LossEntry:
 
 @dataclass(frozen=True)
 class DynamicSamplingSection:
-    """DAPO's dynamic sampling (arXiv:2503.14476, eq. 11): a group stays if low < its success rate < high; others are replaced."""
+    """DAPO's dynamic sampling (arXiv:2503.14476, eq. 11): a group stays if low < its success rate < high; others are replaced. The rate is
+    that of the policy's own tries at the task: no label, no answer to another question, no rollout under shuffled frames."""
 
-    low: Share = 0.0
-    """A group whose success rate is this or less is too hard."""
+    low: Share | None = 0.0
+    """A group whose success rate is this or less is too hard; null = none is."""
     high: Share = 1.0
     """A group whose success rate is this or more is too easy."""
     max_tries: PositiveInt = 20
     """Draws for one step before the run stops, because the tasks are all too easy or too hard."""
+    also: tuple[Text, ...] = ()
+    """Rewards by name: a group stays as well if the mean of one of them lies strictly between 0 and 1 (PEARL's soft filter,
+    arXiv:2511.18437)."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,9 @@ class UpdateSection:
     """Leave completions without an end out of loss and denominator (DAPO's overlong filtering)."""
     dynamic_sampling: DynamicSamplingSection | None = None
     """Replace groups that teach nothing; null = keep all."""
+    arm_weights: dict[str, NonNegative] = field(default_factory=dict)
+    """Arms whose rows are aggregated over their own tokens alone, and the factor of each one's loss: {perception: 0.1}. Arms that are not
+    named are aggregated together, with factor 1; empty = all are."""
     kl_in_reward: NonNegative = 0.0
     """Subtract this times log(policy / reference) from each token's reward (REINFORCE++); 0 = no."""
     forward: Literal["auto", "shared", "naive"] = "auto"
@@ -322,7 +331,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Spec):
         return {"use": value.use} | {name: _plain(item) for name, item in value.fields.items()}
     if isinstance(value, (RewardEntry, LossEntry)):
-        return _plain(value.component) | {"weight": _plain(value.weight), "name": value.name}
+        return _plain(value.component) | {
+            item.name: _plain(getattr(value, item.name)) for item in fields(value) if item.name != "component"
+        }
     if is_dataclass(value):
         return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value

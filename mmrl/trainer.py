@@ -32,7 +32,7 @@ from mmrl.models.processor import PromptMaker
 from mmrl.ops import kl_k1
 from mmrl.optim import Optimizer, learning_rate
 from mmrl.progress import Progress, Progressed
-from mmrl.protocols import Sampling, TaskSource
+from mmrl.protocols import RolloutStrategy, Sampling, TaskSource
 from mmrl.recipe import Recipe, to_yaml
 from mmrl.samplers import first_keys
 from mmrl.seeding import digest
@@ -64,16 +64,17 @@ class Trainer:
         self.folder = Path(section.output_dir) / section.name
         if (self.folder / "manifest.json").exists() and not resume:
             raise RecipeError(f"{self.folder}: a run is there already; go on with --resume, or give another trainer.name or --output-dir")
-        source = _first_task_read(recipe)
+        strategy = rollout.strategy.build()
+        source = _first_task_read(recipe, strategy)
         self.eval_source = recipe.tasks.eval.build() if recipe.tasks.eval else None
-        rewards = [WeightedReward(r.component.build(), r.weight, r.name) for r in recipe.rewards]
+        rewards = [WeightedReward(r.component.build(), r.weight, r.name, r.arms) for r in recipe.rewards]
         same = [reward for reward, entry in zip(rewards, recipe.rewards, strict=True) if entry.component == recipe.success]
         success = same[0] if same else WeightedReward(recipe.success.build(), 1.0, "success")
         self.estimator = recipe.advantage.build()
         self.terms = [
             WeightedTerm(t.component.build(), t.weight.build() if isinstance(t.weight, Spec) else t.weight, t.name) for t in recipe.losses
         ]
-        self.engine, strategy, sampler = rollout.engine.build(), rollout.strategy.build(), recipe.tasks.sampler.build()
+        self.engine, sampler = rollout.engine.build(), recipe.tasks.sampler.build()
         self.accelerator = _accelerator(section.trackers, self.folder)
         self.rank, self.num_ranks = self.accelerator.process_index, self.accelerator.num_processes
         share = self.num_ranks * recipe.update.num_mini_batches
@@ -161,8 +162,9 @@ class Trainer:
     def _sampling(self) -> Sampling:
         rollout = self.recipe.rollout
         return Sampling(
-            rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_completion_length, rollout.stop, self.recipe.trainer.seed
-        )
+            rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_completion_length, rollout.stop, self.recipe.trainer.seed,
+            schedule_step=self.state.step,
+        )  # fmt: skip
 
     @property
     def _several(self) -> bool:
@@ -203,7 +205,7 @@ class Trainer:
         updates = credit(
             collected.scored, collected.places, self.estimator, aggregation=section.aggregation,
             max_completion_length=self.recipe.rollout.max_completion_length, mask_truncated=section.mask_truncated_completions,
-            num_mini_batches=section.num_mini_batches, rank=self.rank, token_rewards=token_rewards,
+            num_mini_batches=section.num_mini_batches, rank=self.rank, token_rewards=token_rewards, arm_weights=section.arm_weights,
         )  # fmt: skip
         return updates, metrics
 
@@ -255,6 +257,8 @@ class Trainer:
         out = {**rollout_metrics(groups), "num_tokens": float(self.state.num_tokens)}
         if self.recipe.update.dynamic_sampling is not None:
             out["dynamic_sampling/drawn"] = float(collected.drawn)
+        if any(len(set(group.arms)) > 1 for group in groups) or collected.gated:
+            out["gated"] = collected.gated / collected.drawn
         opened = getattr(self.collector.sampler, "opened", None)
         return out if opened is None else {**out, "curriculum/opened": float(opened)}
 
@@ -398,11 +402,14 @@ class Trainer:
         )
 
 
-def _first_task_read(recipe: Recipe) -> TaskSource:
-    """The source of training tasks, its first task drawn and made, so that an empty or unreadable one is found out at once."""
+def _first_task_read(recipe: Recipe, strategy: RolloutStrategy) -> TaskSource:
+    """The source of training tasks, its first task drawn, made and shown to the strategy, so that an empty or unreadable one, or one that
+    the strategy cannot use, is found out at once."""
     source = recipe.tasks.train.build()
     for key in recipe.tasks.sampler.build().draw(source, 0, 1):
-        source.task(key)
+        task = source.task(key)
+        if hasattr(strategy, "check"):
+            strategy.check(task, recipe.rollout.num_generations)  # pyright: ignore[reportAttributeAccessIssue] (not every strategy has it)
     return source
 
 

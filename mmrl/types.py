@@ -78,6 +78,8 @@ class Completion:
     """float32 [T] nats, of the distribution that was sampled from (temperature and vocabulary mask included)."""
     finish: Literal["stop", "length"]
     policy_version: int
+    sampled: bool = True
+    """False: given, not sampled (a label); `sampling_logps` are NaN, and no importance weight touches it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,10 @@ class Rollout:
     train_prompt: Prompt | None
     """The prompt it is trained under, usually `prompt`; None when it is only compared with."""
     arm: str = "plain"
+    """How it was sampled; "plain" is the task's own prompt."""
     views: Mapping[str, Prompt] = field(default_factory=dict)
+    attempt: bool = True
+    """The policy's own try at the task: counted in success, dynamic sampling and the curriculum."""
 
 
 @dataclass(frozen=True, eq=False)

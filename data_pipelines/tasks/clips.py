@@ -57,6 +57,8 @@ class ClipTasks:
     system: str = "Watch the video and answer the question. Write the answer and nothing else."
     """System message; empty = none."""
     version: ClassVar[int] = 1
+    media: ClassVar[str] = "video"
+    """What its tasks show."""
 
     def __post_init__(self) -> None:
         check_source("clips", self.split, self.seed)

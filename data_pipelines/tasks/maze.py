@@ -61,6 +61,8 @@ class MazeTasks:
     style: Literal["cells", "ariadne"] = "cells"
     """One 28-pixel block per cell, or Ariadne's 300 x 300 picture with a margin."""
     version: ClassVar[int] = 1
+    media: ClassVar[str] = "picture"
+    """What its tasks show."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("split", ("train", "test")), ("style", ("cells", "ariadne"))):

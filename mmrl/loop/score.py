@@ -27,6 +27,8 @@ class WeightedReward:
     weight: float
     """Finite. 0 = computed and logged only."""
     name: str
+    arms: tuple[str, ...] = ()
+    """Arms it scores, `Rollout.arm`; () = all. To the others it adds nothing."""
 
     def __post_init__(self) -> None:
         if not isfinite(self.weight):
@@ -46,7 +48,8 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_
 
     A rollout's reward is the sum of weight · part over the rewards with a weight other than 0. It is NaN where such a reward failed
     (raised, or returned something else than float32 [G] without infinities) and where it gave NaN, "not scored". A reward that scored
-    no rollout of a group does not apply to that task and is left out of its sum; if none applies, the group's rewards are NaN.
+    no rollout of a group does not apply to that task and is left out of its sum, and so is one that is not for a rollout's arm; a rollout
+    to which none applies has NaN. A reward for some arms is shown their rollouts only.
     A `per_completion` reward that fails on a group is tried again one rollout at a time, so that a failure costs one rollout.
 
     Args:
@@ -64,14 +67,14 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_
     pool = ThreadPoolExecutor(CONCURRENT_CALLS, thread_name_prefix="reward")
     try:
         calls = {
-            (number, item.name): pool.submit(_attempt, item, group)
+            (number, item.name): pool.submit(_part, item, group)
             for number, group in enumerate(groups)
             for item in rewards
             if getattr(item.reward, "concurrent", False)
         }
         for number, group in enumerate(groups):
             parts = {
-                item.name: calls[number, item.name].result() if (number, item.name) in calls else _attempt(item, group) for item in rewards
+                item.name: calls[number, item.name].result() if (number, item.name) in calls else _part(item, group) for item in rewards
             }
             scored.append(_add_up(group, rewards, parts))
             failed += _count_failed(group, rewards, parts)
@@ -95,6 +98,24 @@ def _check_arguments(rewards: Sequence[WeightedReward], reward_failure_limit: fl
         raise ValueError(f"reward names must differ; got {names}")
     if not 0 <= reward_failure_limit <= 1:
         raise ValueError(f"reward_failure_limit must be in [0, 1]; got {reward_failure_limit}")
+
+
+def _scores(item: WeightedReward, group: Group) -> np.ndarray:
+    """bool [G]: the rollouts of its arms."""
+    return np.array([not item.arms or rollout.arm in item.arms for rollout in group.rollouts])
+
+
+def _part(item: WeightedReward, group: Group) -> _Part:
+    mine = np.flatnonzero(_scores(item, group))
+    if len(mine) == len(group.rollouts):
+        return _attempt(item, group)
+    values, tracebacks = np.full(len(group.rollouts), np.nan, np.float32), [None] * len(group.rollouts)
+    if len(mine):
+        part = _attempt(item, replace(group, rollouts=tuple(group.rollouts[n] for n in mine)))
+        values[mine] = part.values
+        for n, failure in zip(mine, part.tracebacks, strict=True):
+            tracebacks[n] = failure
+    return _Part(values, tuple(tracebacks))
 
 
 def _attempt(item: WeightedReward, group: Group) -> _Part:
@@ -123,14 +144,16 @@ def _checked_values(item: WeightedReward, group: Group) -> np.ndarray:
 
 
 def _add_up(group: Group, rewards: Sequence[WeightedReward], parts: Mapping[str, _Part]) -> ScoredGroup:
-    total, applied = np.zeros(len(group.rollouts)), False
+    total, applied = np.zeros(len(group.rollouts)), np.zeros(len(group.rollouts), bool)
     for item in rewards:
         part = parts[item.name]
         if item.weight == 0 or (np.isnan(part.values).all() and not any(part.tracebacks)):
             continue
-        total, applied = total + item.weight * part.values.astype(np.float64), True
-    if not applied and any(item.weight != 0 for item in rewards):
-        total[:] = np.nan
+        mine = _scores(item, group)
+        total[mine] += item.weight * part.values[mine].astype(np.float64)
+        applied |= mine
+    if any(item.weight != 0 for item in rewards):
+        total[~applied] = np.nan
     return ScoredGroup(
         group=group,
         rewards=total.astype(np.float32),

@@ -83,6 +83,7 @@ def accumulate(
     means.of_rows += len(samples)
     needed = [i for i, sample in enumerate(samples) if _matters(sample, active)]
     means.rows += len(needed)
+    arms = sorted({sample.rollout.arm for sample in samples})
     given, views = _views([samples[i] for i in needed], [term.term for term, _ in active], policy, forward)
     for part in forward(policy, [row_of(samples[i]) for i in needed], views):
         indices = [needed[n] for n in part.rows]
@@ -94,9 +95,9 @@ def accumulate(
         for term, weight in active:
             out = term.term(x)
             loss = loss + weight * (out.per_token * weights).sum()
-            for name, values in out.metrics.items():
-                means.add(name, values, x.mask)
-        _gap_metrics(means, x)
+            _add_by_arm(means, out.metrics, x.mask, arms, rows)
+        _add_by_arm(means, {"logps": x.logps}, x.mask, arms, rows, of_all=False)
+        _gap_metrics(means, x, rows)
         if loss.requires_grad:
             loss.backward()
         total += float(loss.detach())
@@ -137,12 +138,16 @@ def _inputs(
     device = part.logps.device
     now = _spread(part.logps, lengths)
     mask = torch.arange(max(lengths), device=device)[None] < torch.tensor(lengths, device=device)[:, None]
+    old_logps = now.detach() if passes.old_logps is None else _padded([passes.old_logps[i] for i in indices], device)
+    sampled = _padded([s.rollout.completion.sampling_logps for s in rows], device)
+    given = torch.tensor([not s.rollout.completion.sampled for s in rows], device=device)
     return LossInputs(
         logps=now,
-        old_logps=now.detach() if passes.old_logps is None else _padded([passes.old_logps[i] for i in indices], device),
+        old_logps=old_logps,
         advantages=_padded([s.advantages for s in rows], device),
         mask=mask,
-        sampling_logps=_padded([s.rollout.completion.sampling_logps for s in rows], device),
+        sampling_logps=torch.where(given[:, None], old_logps, sampled),
+        given=given,
         ref_logps=None if passes.ref_logps is None else _padded([passes.ref_logps[i] for i in indices], device),
         entropy=_spread(part.entropy, lengths),
         view_logps={name: _padded(values, device) for name, values in view_logps.items()}
@@ -150,12 +155,28 @@ def _inputs(
     )
 
 
-def _gap_metrics(means: TokenMeans, x: LossInputs) -> None:
+def _add_by_arm(
+    means: TokenMeans, metrics: Mapping[str, Tensor], mask: Tensor, arms: Sequence[str], rows: Sequence[Sample], *, of_all: bool = True
+) -> None:
+    """Metrics over all rows and, where the update has several arms, over the rows of each, as "arm/NAME/metric"."""
+    for name, values in metrics.items():
+        if of_all:
+            means.add(name, values, mask)
+        for arm in arms if arms != ["plain"] else ():
+            mine = torch.tensor([sample.rollout.arm == arm for sample in rows], device=mask.device)
+            if mine.any():
+                means.add(f"arm/{arm}/{name}", values, mask & mine[:, None])
+
+
+def _gap_metrics(means: TokenMeans, x: LossInputs, rows: Sequence[Sample]) -> None:
+    """How far the engine is from the trainer: over completions sampled under the very prompt that they are trained under."""
     assert x.sampling_logps is not None
     assert x.entropy is not None
+    own = [s.rollout.completion.sampled and s.rollout.prompt is s.rollout.train_prompt for s in rows]
+    mask = x.mask & torch.tensor(own, device=x.mask.device)[:, None]
     gap = (x.old_logps - x.sampling_logps).abs()
-    means.add("sampling/sampling_logp_difference/mean", gap, x.mask)
-    means.maximum("sampling/sampling_logp_difference/max", gap, x.mask)
+    means.add("sampling/sampling_logp_difference/mean", gap, mask)
+    means.maximum("sampling/sampling_logp_difference/max", gap, mask)
     means.add("entropy", x.entropy, x.mask)
 
 
