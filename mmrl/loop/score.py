@@ -109,7 +109,8 @@ def _part(item: WeightedReward, group: Group) -> _Part:
     mine = np.flatnonzero(_scores(item, group))
     if len(mine) == len(group.rollouts):
         return _attempt(item, group)
-    values, tracebacks = np.full(len(group.rollouts), np.nan, np.float32), [None] * len(group.rollouts)
+    values = np.full(len(group.rollouts), np.nan, np.float32)
+    tracebacks: list[str | None] = [None] * len(group.rollouts)
     if len(mine):
         part = _attempt(item, replace(group, rollouts=tuple(group.rollouts[n] for n in mine)))
         values[mine] = part.values
