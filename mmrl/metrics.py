@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,9 @@ def write_rollouts(
                     "step": step, "policy_version": completion.policy_version, "task_id": task.id, "rollout": n, "arm": rollout.arm,
                     "prompt": rollout.prompt.text, "completion": completion.text, "finish": completion.finish, "solution": task.solution,
                     "meta": json.dumps(dict(task.meta)), "reward": float(group.rewards[n]), **saved[id(rollout.prompt.task.media)],
-                    "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}), "advantage": advantages.get(id(rollout), 0.0),
+                    "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}),
+                    "unscored": json.dumps({k: ": ".join(v) for k, v in group.unscored.items()}),
+                    "advantage": advantages.get(id(rollout), 0.0),
                     "success": float(solved[n]), "tokens": [tokenizer.decode([i]) for i in completion.ids],
                     "sampling_logps": completion.sampling_logps.tolist(),
                     "logps": None if id(rollout) not in logps else logps[id(rollout)].tolist(), "entropy": None,
@@ -193,8 +195,8 @@ def write_rollouts(
         [("step", pa.int64()), ("policy_version", pa.int64()), ("task_id", pa.string()), ("rollout", pa.int64()), ("arm", pa.string()),
          ("prompt", pa.string()), ("completion", pa.string()), ("finish", pa.string()), ("solution", pa.string()), ("meta", pa.string()),
          ("images", pa.list_(pa.string())), ("videos", pa.list_(clip)), ("reward", pa.float32()), ("parts", pa.string()),
-         ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())), ("sampling_logps", floats),
-         ("logps", floats), ("entropy", floats)]
+         ("unscored", pa.string()), ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())),
+         ("sampling_logps", floats), ("logps", floats), ("entropy", floats)]
     )  # fmt: skip
     part = path.with_name(f".{path.name}.part")
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
@@ -212,6 +214,8 @@ class GroupNumbers:
     lengths: np.ndarray
     truncated: np.ndarray
     prompt_length: int
+    unscored: Mapping[str, str] = field(default_factory=dict)
+    """Reward name -> kind, where a reward gave the group up."""
 
     @classmethod
     def of(cls, scored: ScoredGroup, success: np.ndarray) -> GroupNumbers:
@@ -223,11 +227,13 @@ class GroupNumbers:
             lengths=np.array([len(r.completion.ids) for r in rollouts]),
             truncated=np.array([r.completion.finish == "length" for r in rollouts]),
             prompt_length=len(rollouts[0].prompt.ids),
+            unscored={name: kind for name, (kind, _) in scored.unscored.items()},
         )
 
 
 def rollout_metrics(groups: Sequence[GroupNumbers]) -> dict[str, float]:
-    """One step's rollouts in numbers, under TRL's names. A failed reward (NaN) is left out of means and counted in rewards/failed."""
+    """One step's rollouts in numbers, under TRL's names. A failed reward (NaN) is left out of means and counted in rewards/failed; a reward
+    that gave groups up says how many rollouts that were, by kind: rewards/NAME/outage."""
     scored = [g.rewards[~np.isnan(g.rewards)].astype(np.float64) for g in groups]
     spread = np.array([r.std(ddof=1) if len(r) > 1 else 0.0 for r in scored])
     rewards = np.concatenate(scored)
@@ -248,6 +254,10 @@ def rollout_metrics(groups: Sequence[GroupNumbers]) -> dict[str, float]:
         values = values[~np.isnan(values)]
         if len(values):
             out |= {f"rewards/{name}/mean": float(values.mean()), f"rewards/{name}/std": float(values.std())}
+        for group in groups:
+            if name in group.unscored:
+                key = f"rewards/{name}/{group.unscored[name]}"
+                out[key] = out.get(key, 0.0) + len(group.rewards)
     return out
 
 

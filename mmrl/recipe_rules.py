@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from mmrl.component import declaration
 if TYPE_CHECKING:
     from mmrl.recipe import Recipe
 
+
+_log = logging.getLogger(__name__)
 
 EMBEDDED_MODELS = ("tiny",)
 """Names that a recipe may give in place of a model's folder; `mmrl.tiny` makes them."""
@@ -22,6 +25,7 @@ def check_together(recipe: Recipe, checker: Checker) -> None:
     _check_names(recipe, checker)
     _check_sampling(recipe, checker)
     _check_steps(recipe, checker)
+    _warn_of_weights(recipe)
 
 
 def _check_paths(recipe: Recipe, checker: Checker) -> None:
@@ -73,6 +77,22 @@ def _check_sampling(recipe: Recipe, checker: Checker) -> None:
     dynamic = recipe.update.dynamic_sampling
     if dynamic is not None and dynamic.low >= dynamic.high:
         checker.problem("update.dynamic_sampling.low", f"got {dynamic.low}; must be below high, which is {dynamic.high}")
+
+
+def _warn_of_weights(recipe: Recipe) -> None:
+    """A reward that says `below_success = True` must not outweigh the right answer: with everything else that can be earned besides (1
+    each, or the reward's own `highest`) it stays below the success reward's weight. Only said aloud, because sweeps over the weight go there on purpose."""
+    success = [entry.weight for entry in recipe.rewards if entry.component == recipe.success]
+    for index, entry in enumerate(recipe.rewards):
+        if not success or entry.weight <= 0 or not declaration(entry.component.target).constants.get("below_success"):
+            continue
+        others = [other for other in recipe.rewards if other.component != recipe.success and other is not entry and other.weight > 0]
+        room = success[0] - sum(o.weight * declaration(o.component.target).constants.get("highest", 1.0) for o in others)
+        if entry.weight >= room:
+            _log.warning(
+                "rewards.%d.weight: got %g; a wrong answer with a full %s earns as much as a right one without: stay below %g",
+                index, entry.weight, entry.name, room,
+            )  # fmt: skip
 
 
 def _check_steps(recipe: Recipe, checker: Checker) -> None:

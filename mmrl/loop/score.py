@@ -9,7 +9,7 @@ from math import isfinite
 
 import numpy as np
 
-from mmrl.errors import RewardError
+from mmrl.errors import RewardError, Unscored
 from mmrl.protocols import Reward
 from mmrl.types import Group, ScoredGroup
 
@@ -39,6 +39,8 @@ class _Part:
     """float32 [G]; NaN = failed or not scored."""
     tracebacks: tuple[str | None, ...]
     """G; None = did not fail."""
+    given_up: Unscored | None = None
+    """Set where the reward gave the whole group up."""
 
 
 def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_failure_limit: float = 0.05) -> list[ScoredGroup]:
@@ -48,6 +50,7 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_
     (raised, or returned something else than float32 [G] without infinities) and where it gave NaN, "not scored". A reward that scored
     no rollout of a group does not apply to that task and is left out of its sum; if none applies, the group's rewards are NaN.
     A `per_completion` reward that fails on a group is tried again one rollout at a time, so that a failure costs one rollout.
+    A reward that raises `Unscored` (a judge that cannot be reached) gives the group up: NaN without a failure, the reason kept and logged.
 
     Args:
         groups: the step's groups, as far as this process holds them.
@@ -79,12 +82,22 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_
                 raise RewardError(_describe(scored, rewards, failed, num_rollouts, reward_failure_limit))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    _warn_of_unscored(scored)
     if scored and all(np.isnan(item.rewards).all() for item in scored):
         raise RewardError(
             f"no rollout of this step has a reward: {', '.join(repr(item.name) for item in rewards)} gave NaN (not scored) for all "
             f"{num_rollouts}, first for task {groups[0].task.id}. Add a reward that applies to these tasks, or leave the tasks out"
         )
     return scored
+
+
+def _warn_of_unscored(scored: Sequence[ScoredGroup]) -> None:
+    """One line a reward, whatever the number of groups."""
+    for name in dict.fromkeys(name for item in scored for name in item.unscored):
+        theirs = [item for item in scored if name in item.unscored]
+        kind, reason = theirs[0].unscored[name]
+        where = f"first on task {theirs[0].group.task.id}"
+        _log.warning("reward %r left %d of %d groups unscored, %s: %s: %s", name, len(theirs), len(scored), where, kind, reason)
 
 
 def _check_arguments(rewards: Sequence[WeightedReward], reward_failure_limit: float) -> None:
@@ -101,6 +114,8 @@ def _attempt(item: WeightedReward, group: Group) -> _Part:
     size = len(group.rollouts)
     try:
         return _Part(_checked_values(item, group), (None,) * size)
+    except Unscored as given_up:
+        return _Part(np.full(size, np.nan, np.float32), (None,) * size, given_up)
     except Exception:  # a failed reward is data: the traceback is kept, and `score` stops the run when there are too many
         failure = traceback.format_exc()
     if size == 1 or not item.reward.per_completion:
@@ -136,6 +151,7 @@ def _add_up(group: Group, rewards: Sequence[WeightedReward], parts: Mapping[str,
         rewards=total.astype(np.float32),
         parts={name: part.values for name, part in parts.items()},
         tracebacks={name: part.tracebacks for name, part in parts.items() if any(part.tracebacks)},
+        unscored={name: (given_up.kind, given_up.reason) for name, part in parts.items() if (given_up := part.given_up) is not None},
     )
 
 
