@@ -51,7 +51,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], outcome: str = 
     if one.keys() != other.keys():
         shared = len(one.keys() & other.keys())
         raise RecipeError(
-            f"the evaluations are of different tasks: {len(one)} and {len(other)}, {shared} of them shared; evaluate both on the same tasks.eval"
+            f"the evaluations are of different tasks: {len(one)} and {len(other)}, {shared} of them shared; "
+            "evaluate both on the same tasks.eval"
         )
     pairs = [(x >= at_least, y >= at_least) for x, y in ((one[task], other[task]) for task in one) if x is not None and y is not None]
     if not pairs:

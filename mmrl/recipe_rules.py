@@ -80,8 +80,8 @@ def _check_sampling(recipe: Recipe, checker: Checker) -> None:
 
 
 def _warn_of_weights(recipe: Recipe) -> None:
-    """A reward that says `below_success = True` must not outweigh the right answer: with everything else that can be earned besides (1
-    each, or the reward's own `highest`) it stays below the success reward's weight. Only said aloud, because sweeps over the weight go there on purpose."""
+    """Says aloud where a reward with `below_success = True` can make up for a wrong answer: with all else that is earned (1 each, or the
+    reward's own `highest`) it must stay below the success reward's weight. No error, because sweeps over the weight go there on purpose."""
     success = [entry.weight for entry in recipe.rewards if entry.component == recipe.success]
     for index, entry in enumerate(recipe.rewards):
         if not success or entry.weight <= 0 or not declaration(entry.component.target).constants.get("below_success"):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPException
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -185,7 +185,7 @@ class ChatServer:
             said = ""
         status = f"HTTP {error.code} {said}".rstrip()
         if error.code in TRANSIENT:
-            return _Trouble("outage", status, _retry_after_s(error.headers))
+            return _Trouble("outage", status, _retry_after_s(dict(error.headers)))
         raise RewardError(
             f"the judge at {self.base_url} refused the request: {status}. Mend base_url, model, api_key_env "
             f"({self.api_key_env or 'none given'}) or the request's length"
@@ -247,7 +247,7 @@ def _shown(text: str, secret: str) -> str:
     return line if len(line) <= 200 else f"{line[:199]}…"
 
 
-def _retry_after_s(headers: HTTPMessage) -> float:
+def _retry_after_s(headers: Mapping[str, str]) -> float:
     """Retry-After in seconds, given as a number or as a date; 0 where there is none or it cannot be read."""
     given = (headers.get("Retry-After") or "").strip()
     try:

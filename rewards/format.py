@@ -68,8 +68,8 @@ class AnswerFormat:
 
 @dataclass(frozen=True)
 class BoxedFormat:
-    r"""Perception-R1's r_f (arXiv:2506.07218): 1 when the whole text is `<think>`, a thought, `</think>`, `<answer>`, something with a `\boxed{…}`,
-    `</answer>`, the tags on lines of their own and no white space around, else 0. Range {0, 1}.
+    r"""Perception-R1's r_f (arXiv:2506.07218): 1 when the whole text is a thought in think tags and something with a `\boxed{…}` in answer
+    tags, else 0. Range {0, 1}. The four tags stand on lines of their own, with nothing before, between or after.
     """
 
     per_completion: ClassVar[bool] = True

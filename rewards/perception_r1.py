@@ -63,6 +63,7 @@ def facts_of(task: Task, key: str) -> tuple[str, ...]:
         given = re.findall(r"<info\d+>\s*(.*?)\s*</info\d+>", given, re.DOTALL) or [""]
     if not isinstance(given, list | tuple) or not all(isinstance(fact, str) and fact.strip() for fact in given):
         raise ValueError(
-            f"task {task.id}: meta[{key!r}] must be a list of sentences, or a text with them in <info1>…</info1> tags; got {task.meta[key]!r}"
+            f"task {task.id}: meta[{key!r}] must be a list of sentences, or a text with them in <info1>…</info1> tags; "
+            f"got {task.meta[key]!r}"
         )
     return tuple(given)

@@ -17,7 +17,8 @@ Claim = tuple[tuple[str, str], str]
 _COLOURS = "red|orange|yellow|green|blue|purple|pink|white"
 _SHAPES = "circle|square|triangle"
 _NAME = rf"(?P<colour>{_COLOURS}) (?P<shape>{_SHAPES})"
-_GLUE = r"(?:[\s,:=()\-*_`\"']|\b(?:is|lies|stands|sits|starts|located|placed|found|at|in|on|and|the|a|cell|green|red|origin|target|start|goal)\b)*?"
+_GLUED = "is|lies|stands|sits|starts|located|placed|found|at|in|on|and|the|a|cell|green|red|origin|target|start|goal"
+_GLUE = rf"(?:[\s,:=()\-*_`\"']|\b(?:{_GLUED})\b)*?"
 """What may stand between the words of one claim."""
 _POSITION = re.compile(
     rf"\b(?P<who>[ot])\b{_GLUE}\b(?:row\W{{0,3}}(?P<row>\d+)(?:{_GLUE}\bcol(?:umn)?\W{{0,3}}(?P<column>\d+))?"

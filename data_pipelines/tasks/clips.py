@@ -58,8 +58,8 @@ class ClipTasks:
     system: str = "Watch the video and answer the question. Write the answer and nothing else."
     """System message; empty = none."""
     annotated: bool = field(default=False, repr=False)
-    """Also put into meta what judges and perception prompts need: `visual_facts` and `checklist`.. Changes nothing that a
-    model sees, and is not in the repr, by which embedded models know what they were taught."""
+    """Also put into meta what judges and perception prompts need: `visual_facts` and `checklist`. Changes nothing that a model sees; not
+    in the repr, by which embedded models know what they were taught."""
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

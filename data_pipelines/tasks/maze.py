@@ -61,8 +61,8 @@ class MazeTasks:
     style: Literal["cells", "ariadne"] = "cells"
     """One 28-pixel block per cell, or Ariadne's 300 x 300 picture with a margin."""
     annotated: bool = field(default=False, repr=False)
-    """Also put into meta what judges and perception prompts need: `visual_facts`, and `options` for each item of `checklist`.. Changes nothing that a
-    model sees, and is not in the repr, by which embedded models know what they were taught."""
+    """Also put into meta what judges and perception prompts need: `visual_facts`, and `options` for each item of `checklist`. Changes
+    nothing that a model sees; not in the repr, by which embedded models know what they were taught."""
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
