@@ -34,6 +34,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "action_format": "rewards.format:ActionFormat",
         "think_format": "rewards.format:ThinkFormat",
         "answer_format": "rewards.format:AnswerFormat",
+        "boxed_format": "rewards.format:BoxedFormat",
         "exact_match": "rewards.exact:ExactMatch",
         "overlong": "rewards.length:OverlongPenalty",
         "repetition": "rewards.length:RepetitionPenalty",
@@ -43,8 +44,14 @@ CATALOG: dict[str, dict[str, str]] = {
         "votes": "rewards.votes:Votes",
         "majority": "rewards.votes:Majority",
         "vote_entropy": "rewards.votes:VoteEntropy",
+        "perception_r1": "rewards.perception_r1:PerceptionR1",
+        "checklist": "rewards.checklist:Checklist",
         "shuffled": "rewards.control:Shuffled",
         "trl": "rewards.trl:TRLFunction",
+    },
+    "judge": {
+        "rule": "rewards.rule_judge:RuleJudge",
+        "openai": "rewards.judge:OpenAIJudge",
     },
     "advantage_estimator": {
         "grpo": "mmrl.advantages.grpo:GRPO",

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,9 @@ def write_rollouts(
                     "step": step, "policy_version": completion.policy_version, "task_id": task.id, "rollout": n, "arm": rollout.arm,
                     "prompt": rollout.prompt.text, "completion": completion.text, "finish": completion.finish, "solution": task.solution,
                     "meta": json.dumps(dict(task.meta)), "reward": float(group.rewards[n]), **saved[id(rollout.prompt.task.media)],
-                    "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}), "advantage": advantages.get(id(rollout), 0.0),
+                    "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}),
+                    "unscored": json.dumps({k: ": ".join(v) for k, v in group.unscored.items()}),
+                    "advantage": advantages.get(id(rollout), 0.0),
                     "success": float(solved[n]), "tokens": [tokenizer.decode([i]) for i in completion.ids],
                     "sampling_logps": completion.sampling_logps.tolist(),
                     "logps": None if id(rollout) not in logps else logps[id(rollout)].tolist(), "entropy": None,
@@ -193,8 +195,8 @@ def write_rollouts(
         [("step", pa.int64()), ("policy_version", pa.int64()), ("task_id", pa.string()), ("rollout", pa.int64()), ("arm", pa.string()),
          ("prompt", pa.string()), ("completion", pa.string()), ("finish", pa.string()), ("solution", pa.string()), ("meta", pa.string()),
          ("images", pa.list_(pa.string())), ("videos", pa.list_(clip)), ("reward", pa.float32()), ("parts", pa.string()),
-         ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())), ("sampling_logps", floats),
-         ("logps", floats), ("entropy", floats)]
+         ("unscored", pa.string()), ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())),
+         ("sampling_logps", floats), ("logps", floats), ("entropy", floats)]
     )  # fmt: skip
     part = path.with_name(f".{path.name}.part")
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
@@ -216,6 +218,8 @@ class GroupNumbers:
     """G names; () = all "plain"."""
     attempts: np.ndarray | None = None
     """bool [G], `Rollout.attempt`; None = all."""
+    unscored: Mapping[str, str] = field(default_factory=dict)
+    """Reward name -> kind, where a reward gave the group up."""
 
     @classmethod
     def of(cls, scored: ScoredGroup, success: np.ndarray) -> GroupNumbers:
@@ -229,17 +233,22 @@ class GroupNumbers:
             prompt_length=len(rollouts[0].prompt.ids),
             arms=tuple(r.arm for r in rollouts),
             attempts=np.array([r.attempt for r in rollouts]),
+            unscored={name: kind for name, (kind, _) in scored.unscored.items()},
         )
 
     def only(self, rows: np.ndarray) -> GroupNumbers:
         """`rows`: bool [G]."""
         parts = {name: values[rows] for name, values in self.parts.items()}
-        return GroupNumbers(self.rewards[rows], parts, self.success[rows], self.lengths[rows], self.truncated[rows], self.prompt_length)
+        return replace(
+            self, rewards=self.rewards[rows], parts=parts, success=self.success[rows], lengths=self.lengths[rows],
+            truncated=self.truncated[rows], arms=(), attempts=None,
+        )  # fmt: skip
 
 
 def rollout_metrics(groups: Sequence[GroupNumbers]) -> dict[str, float]:
     """One step's rollouts in numbers, under TRL's names: the policy's own tries at the tasks, and where there are several arms each of them
-    as "arm/NAME/...". A failed reward (NaN) is left out of means and counted in rewards/failed."""
+    as "arm/NAME/...". A failed reward (NaN) is left out of means and counted in rewards/failed; a reward that gave groups up says how many
+    rollouts that were, by kind: rewards/NAME/outage."""
     tries = [g if g.attempts is None else g.only(g.attempts) for g in groups]
     out = _numbers([g for g in tries if len(g.rewards)])
     arms = sorted({arm for g in groups for arm in g.arms})
@@ -272,6 +281,10 @@ def _numbers(groups: Sequence[GroupNumbers]) -> dict[str, float]:
         values = values[~np.isnan(values)]
         if len(values):
             out |= {f"rewards/{name}/mean": float(values.mean()), f"rewards/{name}/std": float(values.std())}
+        for group in groups:
+            if name in group.unscored:
+                key = f"rewards/{name}/{group.unscored[name]}"
+                out[key] = out.get(key, 0.0) + len(group.rewards)
     return out
 
 

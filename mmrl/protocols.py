@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -107,6 +107,27 @@ class Reward(Protocol):
 
     def __call__(self, group: Group) -> np.ndarray:
         """float32 [G]; NaN = not scored."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of one text."""
+
+    scores: tuple[float, ...] = ()
+    """One per fact, in [0, 1], 1 = stated; () = no verdict."""
+    kind: Literal["", "outage", "malformed"] = ""
+    """Why there is none: the judge could not be reached, or what it answered was none. "" = there is one."""
+    reason: str = ""
+    """What happened, for people."""
+
+
+class Judge(Protocol):
+    """Reads texts, never pictures. May be called from several threads at once."""
+
+    def __call__(self, facts: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
+        """Which of the `facts`, one or more, each text states: a verdict per text, in order. An outage is a verdict too; raises only what
+        somebody has to mend."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from mmrl.component import UNREADABLE, Spec, declaration, suggest
 if TYPE_CHECKING:
     from mmrl.recipe import Recipe
 
+
+_log = logging.getLogger(__name__)
 
 EMBEDDED_MODELS = ("tiny",)
 """Names that a recipe may give in place of a model's folder; `mmrl.tiny` makes them."""
@@ -23,6 +26,7 @@ def check_together(recipe: Recipe, checker: Checker) -> None:
     _check_arms(recipe, checker)
     _check_sampling(recipe, checker)
     _check_steps(recipe, checker)
+    _warn_of_weights(recipe)
 
 
 def _check_paths(recipe: Recipe, checker: Checker) -> None:
@@ -120,6 +124,22 @@ def _check_sampling(recipe: Recipe, checker: Checker) -> None:
     dynamic = recipe.update.dynamic_sampling
     if dynamic is not None and dynamic.low is not None and dynamic.low >= dynamic.high:
         checker.problem("update.dynamic_sampling.low", f"got {dynamic.low}; must be below high, which is {dynamic.high}")
+
+
+def _warn_of_weights(recipe: Recipe) -> None:
+    """Says aloud where a reward with `below_success = True` can make up for a wrong answer: with all else that is earned (1 each, or the
+    reward's own `highest`) it must stay below the success reward's weight. No error, because sweeps over the weight go there on purpose."""
+    success = [entry.weight for entry in recipe.rewards if entry.component == recipe.success]
+    for index, entry in enumerate(recipe.rewards):
+        if not success or entry.weight <= 0 or not declaration(entry.component.target).constants.get("below_success"):
+            continue
+        others = [other for other in recipe.rewards if other.component != recipe.success and other is not entry and other.weight > 0]
+        room = success[0] - sum(o.weight * declaration(o.component.target).constants.get("highest", 1.0) for o in others)
+        if entry.weight >= room:
+            _log.warning(
+                "rewards.%d.weight: got %g; a wrong answer with a full %s earns as much as a right one without: stay below %g",
+                index, entry.weight, entry.name, room,
+            )  # fmt: skip
 
 
 def _check_steps(recipe: Recipe, checker: Checker) -> None:

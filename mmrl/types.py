@@ -116,6 +116,8 @@ class ScoredGroup:
     """Reward name -> float32 [G], before weighting."""
     tracebacks: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     """Reward name -> G tracebacks, only for rewards that failed somewhere."""
+    unscored: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Reward name -> (kind, reason), only for rewards that gave the whole group up (`mmrl.errors.Unscored`)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ class OverlongPenalty:
     """Tokens before the maximum over which the penalty grows; the paper's L_cache is 4096."""
 
     per_completion: ClassVar[bool] = True
+    highest: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.cache <= self.max_completion_length:
@@ -49,6 +50,7 @@ class RepetitionPenalty:
     """Words; Open-R1 uses 3."""
 
     per_completion: ClassVar[bool] = True
+    highest: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         if self.ngram_size < 1:

@@ -9,7 +9,7 @@ from math import isfinite
 
 import numpy as np
 
-from mmrl.errors import RewardError
+from mmrl.errors import RewardError, Unscored
 from mmrl.protocols import Reward
 from mmrl.types import Group, ScoredGroup
 
@@ -41,6 +41,8 @@ class _Part:
     """float32 [G]; NaN = failed or not scored."""
     tracebacks: tuple[str | None, ...]
     """G; None = did not fail."""
+    given_up: Unscored | None = None
+    """Set where the reward gave the whole group up."""
 
 
 def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_failure_limit: float = 0.05) -> list[ScoredGroup]:
@@ -51,6 +53,7 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_
     no rollout of a group does not apply to that task and is left out of its sum, and so is one that is not for a rollout's arm; a rollout
     to which none applies has NaN. A reward for some arms is shown their rollouts only.
     A `per_completion` reward that fails on a group is tried again one rollout at a time, so that a failure costs one rollout.
+    A reward that raises `Unscored` (a judge that cannot be reached) gives the group up: NaN without a failure, the reason kept and logged.
 
     Args:
         groups: the step's groups, as far as this process holds them.
@@ -82,12 +85,22 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_
                 raise RewardError(_describe(scored, rewards, failed, num_rollouts, reward_failure_limit))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    _warn_of_unscored(scored)
     if scored and all(np.isnan(item.rewards).all() for item in scored):
         raise RewardError(
             f"no rollout of this step has a reward: {', '.join(repr(item.name) for item in rewards)} gave NaN (not scored) for all "
             f"{num_rollouts}, first for task {groups[0].task.id}. Add a reward that applies to these tasks, or leave the tasks out"
         )
     return scored
+
+
+def _warn_of_unscored(scored: Sequence[ScoredGroup]) -> None:
+    """One line a reward, whatever the number of groups."""
+    for name in dict.fromkeys(name for item in scored for name in item.unscored):
+        theirs = [item for item in scored if name in item.unscored]
+        kind, reason = theirs[0].unscored[name]
+        where = f"first on task {theirs[0].group.task.id}"
+        _log.warning("reward %r left %d of %d groups unscored, %s: %s: %s", name, len(theirs), len(scored), where, kind, reason)
 
 
 def _check_arguments(rewards: Sequence[WeightedReward], reward_failure_limit: float) -> None:
@@ -111,18 +124,21 @@ def _part(item: WeightedReward, group: Group) -> _Part:
         return _attempt(item, group)
     values = np.full(len(group.rollouts), np.nan, np.float32)
     tracebacks: list[str | None] = [None] * len(group.rollouts)
+    given_up = None
     if len(mine):
         part = _attempt(item, replace(group, rollouts=tuple(group.rollouts[n] for n in mine)))
-        values[mine] = part.values
+        values[mine], given_up = part.values, part.given_up
         for n, failure in zip(mine, part.tracebacks, strict=True):
             tracebacks[n] = failure
-    return _Part(values, tuple(tracebacks))
+    return _Part(values, tuple(tracebacks), given_up)
 
 
 def _attempt(item: WeightedReward, group: Group) -> _Part:
     size = len(group.rollouts)
     try:
         return _Part(_checked_values(item, group), (None,) * size)
+    except Unscored as given_up:
+        return _Part(np.full(size, np.nan, np.float32), (None,) * size, given_up)
     except Exception:  # a failed reward is data: the traceback is kept, and `score` stops the run when there are too many
         failure = traceback.format_exc()
     if size == 1 or not item.reward.per_completion:
@@ -160,6 +176,7 @@ def _add_up(group: Group, rewards: Sequence[WeightedReward], parts: Mapping[str,
         rewards=total.astype(np.float32),
         parts={name: part.values for name, part in parts.items()},
         tracebacks={name: part.tracebacks for name, part in parts.items() if any(part.tracebacks)},
+        unscored={name: (given_up.kind, given_up.reason) for name, part in parts.items() if (given_up := part.given_up) is not None},
     )
 
 

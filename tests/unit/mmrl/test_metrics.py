@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -108,6 +109,13 @@ def test_rollout_metrics_of_a_step_in_which_every_reward_failed():
     assert "rewards/part/mean" not in out
 
 
+def test_rollouts_that_a_judge_gave_up_are_counted_by_kind():
+    first, second = (group_numbers([0, 2], [0, 1], [4, 6], [False, True]) for _ in range(2))
+    out = rollout_metrics([replace(first, unscored={"part": "outage"}), second, replace(second, unscored={"part": "malformed"}), first])
+    assert (out["rewards/part/outage"], out["rewards/part/malformed"]) == (2, 2)
+    assert "rewards/part/outage" not in rollout_metrics([second])
+
+
 def test_rollouts_are_a_row_each(tmp_path):
     class Tokenizer:
         def decode(self, ids):
@@ -131,3 +139,7 @@ def test_rollouts_are_a_row_each(tmp_path):
     assert (tmp_path / one["images"][0]).is_file()
     assert one["videos"] == []
     assert not list(tmp_path.rglob("*.part"))
+    assert one["unscored"] == "{}"
+    away = replace(scored, unscored={"judge": ("outage", "HTTP 503")})
+    path = write_rollouts(tmp_path, 20, [away], [np.array([1.0, 0.0])], {}, {}, Tokenizer())
+    assert [json.loads(row["unscored"]) for row in pq.read_table(path).to_pylist()] == [{"judge": "outage: HTTP 503"}] * 2

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from mmrl.errors import RewardError
+from mmrl.errors import RewardError, Unscored
 from mmrl.loop.score import WeightedReward, score
 from mmrl.types import Completion, Group, Prompt, Rollout, Task
 
@@ -238,3 +238,33 @@ def test_no_groups():
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@dataclass(frozen=True)
+class GivesUp:
+    """Says nothing about groups whose first text is "away"."""
+
+    per_completion: ClassVar[bool] = True
+
+    def __call__(self, group: Group) -> np.ndarray:
+        if group.rollouts[0].completion.text == "away":
+            raise Unscored("outage", "nobody there")
+        return np.ones(len(group.rollouts), np.float32)
+
+
+def test_a_reward_that_gives_a_group_up_is_not_scored_and_has_not_failed(caplog):
+    rewards = [WeightedReward(values(1, 2), 1.0, "other"), WeightedReward(GivesUp(), 10.0, "judged")]
+    with caplog.at_level("WARNING"):
+        away, there = score([group("away", "x"), group("here", "x", name="toy/2")], rewards, reward_failure_limit=0)
+    assert away.rewards.tolist() == [1, 2]
+    assert np.isnan(away.parts["judged"]).all()
+    assert away.unscored == {"judged": ("outage", "nobody there")}
+    assert away.tracebacks == there.unscored == {}
+    assert there.rewards.tolist() == [11, 12]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "reward 'judged' left 1 of 2 groups unscored, first on task toy/1: outage: nobody there"
+
+
+def test_a_step_that_only_a_judge_could_score_stops_when_it_is_away():
+    with pytest.raises(RewardError, match="no rollout of this step has a reward: 'judged' gave NaN"):
+        score([group("away")], [WeightedReward(GivesUp(), 1.0, "judged")])
