@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from mmrl.types import Completion, Group, GroupRewards, Media, Prompt, Task, TaskKey
+from mmrl.types import Completion, Group, GroupRewards, Media, Prompt, ShaperInputs, Task, TaskKey
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,6 +80,8 @@ class RolloutEngine(Protocol):
 
 
 class RolloutStrategy(Protocol):
+    """One that puts views on its rollouts, on all that are trained, names them in `views: ClassVar[tuple[str, ...]]`."""
+
     def __call__(
         self,
         tasks: Sequence[Task],
@@ -105,13 +107,26 @@ class AdvantageEstimator(Protocol):
         ...
 
 
+class AdvantageShaper(Protocol):
+    """Changes advantages token by token, after the estimator and before the update. Says in its docstring by how much at most."""
+
+    needs: ClassVar[frozenset[str]]
+    """What `ShaperInputs.signals` must carry: "old_logps", "old_entropy" (under the prompt trained), and of a view "view:NAME" (its
+    log-probabilities), "view_entropy:NAME", "view_kl:NAME" (half the symmetric KL to it, over the whole vocabulary)."""
+
+    def __call__(self, x: ShaperInputs) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        """New advantages float32 [T], finite, and metrics: name -> [T], logged as means over all tokens."""
+        ...
+
+
 class LossTerm(Protocol):
     """A term that is exactly 0, and its gradient with it, wherever the advantage is 0 says `zero_without_advantage: ClassVar[bool] = True`:
     if all active terms say so, rows whose advantages are all 0 are not forwarded. A term without it is taken as False."""
 
     needs: ClassVar[frozenset[str]]
     """What `LossInputs` must carry beyond the policy's own logps: "old_logps", "ref_logps", "entropy", "sampling_logps", and of a rollout's
-    view "view:NAME" (its log-probabilities, no gradient) or "view_grad:NAME" (with gradient)."""
+    view its log-probabilities: "view:NAME" with the weights that the step began with, "view_now:NAME" with those of the update, without
+    gradient, or "view_grad:NAME", with gradient."""
 
     def __call__(self, x: LossInputs) -> TermOutput: ...
 
@@ -136,4 +151,7 @@ class FrameSampler(Protocol):
 
 
 class Perturbation(Protocol):
+    """Keeps the frames' number and size, so that token counts stay. One that looks through the policy's eyes has a method
+    `attach(policy)`, called once, before the first view is made."""
+
     def __call__(self, media: Media, rng: np.random.Generator) -> Media: ...

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrl.check import Checker
-from mmrl.component import declaration
+from mmrl.component import declaration, suggest
 
 if TYPE_CHECKING:
     from mmrl.recipe import Recipe
@@ -20,6 +20,7 @@ def check_together(recipe: Recipe, checker: Checker) -> None:
     """Adds a problem to `checker` for each contradiction in a recipe whose keys are fine one by one."""
     _check_paths(recipe, checker)
     _check_names(recipe, checker)
+    _check_views(recipe, checker)
     _check_sampling(recipe, checker)
     _check_steps(recipe, checker)
 
@@ -51,6 +52,26 @@ def _check_names(recipe: Recipe, checker: Checker) -> None:
             if entry.name in seen:
                 checker.problem(f"{section}.{index}.name", f"{entry.name!r} stands twice in {section}; give one of them another name")
             seen.add(entry.name)
+
+
+def _check_views(recipe: Recipe, checker: Checker) -> None:
+    """A component's field `view` names a view that `views` defines or the strategy makes. What needs it otherwise is found by the trainer,
+    before it loads the model."""
+    made = declaration(recipe.rollout.strategy.target).constants.get("views", ())
+    defined = {*recipe.views, *made}
+    for name in set(recipe.views) & set(made):
+        checker.problem(f"views.{name}", f"rollout.strategy {recipe.rollout.strategy.use} makes a view of that name; take another one")
+    components = [(f"losses.{n}", entry.component) for n, entry in enumerate(recipe.losses)]
+    components += [(f"shaping.{n}", spec) for n, spec in enumerate(recipe.shaping)]
+    for place, spec in components:
+        name = spec.fields.get("view")
+        if isinstance(name, str) and name not in defined:
+            message = f"got {name!r}; the recipe defines no such view{suggest(name, defined)}"
+            checker.problem(f"{place}.view", f"{message}; write it, e.g. views: {{{name}: {{use: patch_mask}}}}")
+    collapse = recipe.trainer.collapse
+    names = [entry.name for entry in recipe.losses]
+    if collapse is not None and collapse.term not in names:
+        checker.problem("trainer.collapse.term", f"got {collapse.term!r}; no entry of losses has that name{suggest(collapse.term, names)}")
 
 
 def _check_sampling(recipe: Recipe, checker: Checker) -> None:
