@@ -26,6 +26,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "visurf": "mmrl.strategies.visurf:ViSurf",
         "ttrv": "mmrl.strategies.ttrv:TTRV",
         "pearl": "mmrl.strategies.pearl:PEARL",
+        "vogue": "mmrl.methods.vogue:Vogue",
     },
     "reward": {
         "maze_prefix": "rewards.maze:MazePrefix",
@@ -63,6 +64,9 @@ CATALOG: dict[str, dict[str, str]] = {
         "visurf": "mmrl.advantages.visurf:ViSurf",
         "pearl": "mmrl.advantages.pearl:PEARL",
     },
+    "advantage_shaper": {
+        "vogue": "mmrl.methods.vogue:VogueShaping",
+    },
     "loss_term": {
         "clipped_surrogate": "mmrl.losses.clipped_surrogate:ClippedSurrogate",
         "gspo": "mmrl.losses.gspo:GSPO",
@@ -70,6 +74,8 @@ CATALOG: dict[str, dict[str, str]] = {
         "capped_is": "mmrl.losses.cispo:CappedISPolicy",
         "kl": "mmrl.losses.kl:KLToReference",
         "entropy_bonus": "mmrl.losses.entropy_bonus:EntropyBonus",
+        "perception": "mmrl.methods.papo:Perception",
+        "sampled_nll": "mmrl.methods.papo:SampledNLL",
     },
     "correction": {
         "truncated_importance": "mmrl.losses.correction:TruncatedImportance",
@@ -86,6 +92,7 @@ CATALOG: dict[str, dict[str, str]] = {
         "patch_mask": "data_pipelines.perturb.masks:PatchMask",
         "gaussian_noise": "data_pipelines.perturb.noise:GaussianNoise",
         "diffusion_noise": "data_pipelines.perturb.noise:DiffusionNoise",
+        "semantic_mask": "mmrl.methods.papo:SemanticMask",
         "vogue_view": "data_pipelines.perturb.compose:VogueView",
         "blur": "data_pipelines.perturb.blur:Blur",
         "zoom_in": "data_pipelines.perturb.geometry:ZoomIn",

@@ -163,17 +163,22 @@ def write_rollouts(
     scored: Sequence[ScoredGroup],
     success: Sequence[np.ndarray],
     advantages: Mapping[int, float],
-    logps: Mapping[int, np.ndarray],
+    signals: Mapping[int, Mapping[str, np.ndarray]],
     tokenizer: Any,
+    view: str | None = None,
 ) -> Path:
-    """rollouts/step-<step>.parquet, one row a rollout. `advantages` (mean over tokens) and `logps` go by id() of the rollout."""
+    """rollouts/step-<step>.parquet, one row a rollout. `advantages` (mean over tokens) and `signals` (of `GroupForward.signals`) go by id()
+    of the rollout. `view`: the view whose pictures and log-probabilities are kept beside the prompt's own."""
     rows = []
     for group, solved in zip(scored, success, strict=True):
         task = group.group.task
         shown = {id(rollout.prompt.task.media): rollout.prompt.task.media for rollout in group.group.rollouts}  # an arm may have its own
+        views = {id(r): r.views[view].task.media for r in group.group.rollouts if view in r.views and r.views[view] is not r.train_prompt}
+        shown |= {id(media): media for media in views.values()}
         saved = {key: save_media(run, media) for key, media in shown.items()}
         for n, rollout in enumerate(group.group.rollouts):
-            completion = rollout.completion
+            completion, found = rollout.completion, signals.get(id(rollout), {})
+            other = views.get(id(rollout))
             rows.append(
                 {
                     "step": step, "policy_version": completion.policy_version, "task_id": task.id, "rollout": n, "arm": rollout.arm,
@@ -183,8 +188,10 @@ def write_rollouts(
                     "unscored": json.dumps({k: ": ".join(v) for k, v in group.unscored.items()}),
                     "advantage": advantages.get(id(rollout), 0.0),
                     "success": float(solved[n]), "tokens": [tokenizer.decode([i]) for i in completion.ids],
-                    "sampling_logps": completion.sampling_logps.tolist(),
-                    "logps": None if id(rollout) not in logps else logps[id(rollout)].tolist(), "entropy": None,
+                    "sampling_logps": completion.sampling_logps.tolist(), "logps": _listed(found.get("old_logps")),
+                    "entropy": _listed(found.get("old_entropy")), "view": None if other is None else view,
+                    "view_logps": None if other is None else _listed(found.get(f"view:{view}")),
+                    **{f"view_{key}": value for key, value in (saved[id(other)] if other is not None else {}).items()},
                 }
             )  # fmt: skip
     path = run / "rollouts" / f"step-{step:06d}.parquet"
@@ -196,7 +203,8 @@ def write_rollouts(
          ("prompt", pa.string()), ("completion", pa.string()), ("finish", pa.string()), ("solution", pa.string()), ("meta", pa.string()),
          ("images", pa.list_(pa.string())), ("videos", pa.list_(clip)), ("reward", pa.float32()), ("parts", pa.string()),
          ("unscored", pa.string()), ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())),
-         ("sampling_logps", floats), ("logps", floats), ("entropy", floats)]
+         ("sampling_logps", floats), ("logps", floats), ("entropy", floats), ("view", pa.string()), ("view_logps", floats),
+         ("view_images", pa.list_(pa.string())), ("view_videos", pa.list_(clip))]
     )  # fmt: skip
     part = path.with_name(f".{path.name}.part")
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
@@ -286,6 +294,10 @@ def _numbers(groups: Sequence[GroupNumbers]) -> dict[str, float]:
                 key = f"rewards/{name}/{group.unscored[name]}"
                 out[key] = out.get(key, 0.0) + len(group.rewards)
     return out
+
+
+def _listed(values: np.ndarray | None) -> list[float] | None:
+    return None if values is None else values.tolist()
 
 
 def _number(value: Any) -> float | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from mmrl.types import Completion, Group, GroupRewards, Media, Prompt, Task, TaskKey
+from mmrl.types import Completion, Group, GroupRewards, Media, Prompt, ShaperInputs, Task, TaskKey
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,8 +86,9 @@ class RolloutEngine(Protocol):
 class RolloutStrategy(Protocol):
     """Groups of `num_generations` rollouts a task, or as many as the strategy says. It may say more of itself, read from its source when a
     recipe is checked: `arms: ClassVar[tuple[str, ...]]`, every arm it makes (else they are not checked); `separate_arms: ClassVar[bool]`,
-    its arms must not share a baseline; `needs_video: ClassVar[bool]`. A method `check(task, num_generations)` is called with the first task
-    before the model is loaded, and raises what is wrong with it."""
+    its arms must not share a baseline; `needs_video: ClassVar[bool]`; `views: ClassVar[tuple[str, ...]]`, views that it puts on all rollouts
+    that are trained. A method `check(task, num_generations)` is called with the first task before the model is loaded, and raises what is
+    wrong with it."""
 
     def __call__(
         self,
@@ -140,13 +141,26 @@ class AdvantageEstimator(Protocol):
         ...
 
 
+class AdvantageShaper(Protocol):
+    """Changes advantages token by token, after the estimator and before the update. Says in its docstring by how much at most."""
+
+    needs: ClassVar[frozenset[str]]
+    """What `ShaperInputs.signals` must carry: "old_logps", "old_entropy" (under the prompt trained), and of a view "view:NAME" (its
+    log-probabilities), "view_entropy:NAME", "view_kl:NAME" (half the symmetric KL to it, over the whole vocabulary)."""
+
+    def __call__(self, x: ShaperInputs) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        """New advantages float32 [T], finite, and metrics: name -> [T], logged as means over all tokens."""
+        ...
+
+
 class LossTerm(Protocol):
     """A term that is exactly 0, and its gradient with it, wherever the advantage is 0 says `zero_without_advantage: ClassVar[bool] = True`:
     if all active terms say so, rows whose advantages are all 0 are not forwarded. A term without it is taken as False."""
 
     needs: ClassVar[frozenset[str]]
     """What `LossInputs` must carry beyond the policy's own logps: "old_logps", "ref_logps", "entropy", "sampling_logps", and of a rollout's
-    view "view:NAME" (its log-probabilities, no gradient) or "view_grad:NAME" (with gradient)."""
+    view its log-probabilities: "view:NAME" with the weights that the step began with, "view_now:NAME" with those of the update, without
+    gradient, or "view_grad:NAME", with gradient."""
 
     def __call__(self, x: LossInputs) -> TermOutput: ...
 
@@ -171,4 +185,7 @@ class FrameSampler(Protocol):
 
 
 class Perturbation(Protocol):
+    """Keeps the frames' number and size, so that token counts stay. One that looks through the policy's eyes has a method
+    `attach(policy)`, called once, before the first view is made."""
+
     def __call__(self, media: Media, rng: np.random.Generator) -> Media: ...

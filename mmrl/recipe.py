@@ -224,6 +224,29 @@ class PlateauSection:
 
 
 @dataclass(frozen=True)
+class CollapseSection:
+    """Take a loss term back when it makes training collapse. Means over `window` steps are compared with those of the first `window` steps:
+    it is a collapse when the entropy has grown `max_growth` times, or when entropy and the term's metric have both grown `growth` times and
+    the reward has fallen (PAPO, arXiv:2507.06448: both entropies rise, then the perception term and the reward crash; the numbers are
+    ours). Looks again `window` steps later."""
+
+    term: Text
+    """Name of the loss term."""
+    metric: Text = "perception/kl"
+    """Metric of the term that rises in a collapse."""
+    window: PositiveInt = 5
+    """Steps of a mean."""
+    max_growth: Positive = 2.0
+    """Entropy, in multiples of its start, that is a collapse by itself."""
+    growth: Positive = 1.2
+    """Entropy and metric, in multiples of their start, that are a collapse where the reward falls too."""
+    reward_drop: NonNegative = 0.05
+    """Fall of the reward below its start, in its unit, that counts."""
+    factor: Decay = 0.0
+    """Factor on the term's weight at each collapse; 0 turns the term off."""
+
+
+@dataclass(frozen=True)
 class TrainerSection:
     """The run itself."""
 
@@ -257,6 +280,8 @@ class TrainerSection:
     """Stop before max_steps when a metric says so; null = never."""
     plateau: PlateauSection | None = None
     """Stop before max_steps when reward and spread have gone flat; null = never."""
+    collapse: CollapseSection | None = None
+    """Take a loss term back when it makes training collapse; null = never."""
     max_minutes: Positive | None = None
     """Stop cleanly, with a checkpoint, after this many minutes of training; null = no limit."""
 
@@ -295,6 +320,10 @@ class Recipe:
     losses: tuple[LossEntry, ...]
     """Terms whose weighted sum is the loss; default: [{use: clipped_surrogate}]."""
     trainer: TrainerSection
+    views: dict[Text, Annotated[Spec, Axis("perturbation")]] = field(default_factory=dict)
+    """Name -> perturbation: twins of the prompts with perturbed pictures, for the loss terms and shapers that name them."""
+    shaping: tuple[Annotated[Spec, Axis("advantage_shaper")], ...] = ()
+    """What changes advantages token by token after the estimator, one after another; default: nothing."""
     update: UpdateSection = field(default_factory=UpdateSection)
     optim: OptimSection = field(default_factory=OptimSection)
     eval: EvalSection = field(default_factory=EvalSection)
@@ -336,6 +365,8 @@ def _plain(value: Any) -> Any:
         }
     if is_dataclass(value):
         return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 

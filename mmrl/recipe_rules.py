@@ -24,6 +24,7 @@ def check_together(recipe: Recipe, checker: Checker) -> None:
     _check_paths(recipe, checker)
     _check_names(recipe, checker)
     _check_arms(recipe, checker)
+    _check_views(recipe, checker)
     _check_sampling(recipe, checker)
     _check_steps(recipe, checker)
     _warn_of_weights(recipe)
@@ -102,6 +103,26 @@ def _check_arms(recipe: Recipe, checker: Checker) -> None:
     for path, name in named:
         if name is not None and name not in rewards:
             checker.problem(path, f"got {name!r}; no reward of this recipe has that name{suggest(name, rewards)}")
+
+
+def _check_views(recipe: Recipe, checker: Checker) -> None:
+    """A component's field `view` names a view that `views` defines or the strategy makes. What needs it otherwise is found by the trainer,
+    before it loads the model."""
+    made = declaration(recipe.rollout.strategy.target).constants.get("views", ())
+    defined = {*recipe.views, *made}
+    for name in set(recipe.views) & set(made):
+        checker.problem(f"views.{name}", f"rollout.strategy {recipe.rollout.strategy.use} makes a view of that name; take another one")
+    components = [(f"losses.{n}", entry.component) for n, entry in enumerate(recipe.losses)]
+    components += [(f"shaping.{n}", spec) for n, spec in enumerate(recipe.shaping)]
+    for place, spec in components:
+        name = spec.fields.get("view")
+        if isinstance(name, str) and name not in defined:
+            message = f"got {name!r}; the recipe defines no such view{suggest(name, defined)}"
+            checker.problem(f"{place}.view", f"{message}; write it, e.g. views: {{{name}: {{use: patch_mask}}}}")
+    collapse = recipe.trainer.collapse
+    names = [entry.name for entry in recipe.losses]
+    if collapse is not None and collapse.term not in names:
+        checker.problem("trainer.collapse.term", f"got {collapse.term!r}; no entry of losses has that name{suggest(collapse.term, names)}")
 
 
 def _check_sampling(recipe: Recipe, checker: Checker) -> None:

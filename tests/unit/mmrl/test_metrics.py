@@ -126,13 +126,15 @@ def test_rollouts_are_a_row_each(tmp_path):
     completions = [Completion(np.array([5, 6]), "five six", np.array([-1.0, -2.0], np.float32), "stop", 3) for _ in range(2)]
     rollouts = tuple(Rollout(prompt, completion, prompt) for completion in completions)
     scored = ScoredGroup(Group(task, rollouts), np.array([1.0, NAN], np.float32), {"part": np.array([1.0, NAN], np.float32)})
-    logps = {id(rollouts[0]): np.array([-1.5, -2.5], np.float32)}
-    path = write_rollouts(tmp_path, 10, [scored], [np.array([1.0, 0.0])], {id(rollouts[0]): 0.7}, logps, Tokenizer())
+    signals = {id(rollouts[0]): {"old_logps": np.array([-1.5, -2.5], np.float32), "old_entropy": np.array([0.5, 0.25], np.float32)}}
+    path = write_rollouts(tmp_path, 10, [scored], [np.array([1.0, 0.0])], {id(rollouts[0]): 0.7}, signals, Tokenizer())
     one, other = pq.read_table(path).to_pylist()
     assert path.name == "step-000010.parquet"
     assert one["tokens"] == ["<5>", "<6>"]
     assert (one["task_id"], one["rollout"], one["advantage"], one["policy_version"]) == ("t/1", 0, pytest.approx(0.7), 3)
     assert one["logps"] == [-1.5, -2.5]
+    assert one["entropy"] == [0.5, 0.25]
+    assert (one["view"], one["view_logps"], one["view_images"]) == (None, None, None)
     assert other["logps"] is None
     assert json.loads(other["parts"]) == {"part": None}
     assert math.isnan(other["reward"])
