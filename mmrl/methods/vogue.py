@@ -37,7 +37,8 @@ class Vogue:
 
     perturbation: Perturbation = field(default_factory=VogueView)
     p_noisy: float | Schedule = 1.0
-    """Probability in [0, 1], in the paper max(0, 1 - step / steps): {use: linear, start: 1, end: 0, num_steps: <all steps>}."""
+    """Probability in [0, 1], in the paper max(0, 1 - step / steps): {use: linear, start: 1, end: 0, num_steps: <all steps>}. Under dynamic
+    sampling its step counts draws."""
     views: ClassVar[tuple[str, ...]] = ("noisy", "raw")
     arms: ClassVar[tuple[str, ...]] = ("raw", "noisy")
     separate_arms: ClassVar[bool] = True
@@ -57,7 +58,7 @@ class Vogue:
                 raise TaskError(f"task {one.task.id}: {self.perturbation!r} changed the number of vision tokens; take one that keeps sizes")
         apart = replace(sampling, seed=digest(sampling.seed, "vogue", "noisy") % 2**63)  # else both arms would draw the same numbers
         of_raw, of_noisy = engine.generate(raw, num_generations, sampling), engine.generate(noisy, num_generations, apart)
-        share = self.p_noisy(sampling.schedule_step) if callable(self.p_noisy) else self.p_noisy
+        share = self.p_noisy(sampling.step) if callable(self.p_noisy) else self.p_noisy
         prompts, completions = zip(raw, noisy, strict=True), zip(of_raw, of_noisy, strict=True)
         return [Group(task, _pairs(task, two, some, share, sampling)) for task, two, some in zip(tasks, prompts, completions, strict=True)]
 
