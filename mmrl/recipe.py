@@ -374,7 +374,7 @@ def _fill_defaults(tree: Tree) -> None:
     """The two defaults that depend on the rest of the recipe."""
     rewards = tree.data.get("rewards")
     if "success" not in tree.data and isinstance(rewards, list) and rewards and isinstance(rewards[0], dict):
-        tree.data["success"] = {key: value for key, value in rewards[0].items() if key not in ("weight", "name")}
+        tree.data["success"] = {key: value for key, value in rewards[0].items() if key not in ("weight", "name", "arms")}
         tree.origins["success"] = tree.origins["rewards"]
     trainer = tree.data.get("trainer")
     if isinstance(trainer, dict):

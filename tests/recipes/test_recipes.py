@@ -13,7 +13,7 @@ from mmrl.recipe import load_recipe, to_yaml
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
 NAMES = [str(path.relative_to(ROOT)) for path in RECIPES]
-NUM_RECIPES = 18
+NUM_RECIPES = 25
 
 pytestmark = pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 
