@@ -73,7 +73,7 @@ class ChatServer:
     """A model behind `POST {base_url}/chat/completions`: a vLLM or SGLang server, an API. Temperature 0, one sample.
 
     At most `concurrency` requests of this process are in flight at once, whatever the number of callers; equal questions asked at the same
-    time are one request. A question takes at most (retries + 1) * timeout_s plus the waits between.
+    time are one request. An attempt ends after `timeout_s`, or twice that where a server stalls in the middle of its answer.
     """
 
     base_url: str
