@@ -183,10 +183,9 @@ def write_rollouts(
                 {
                     "step": step, "policy_version": completion.policy_version, "task_id": task.id, "rollout": n, "arm": rollout.arm,
                     "prompt": rollout.prompt.text, "completion": completion.text, "finish": completion.finish, "solution": task.solution,
-                    "meta": json.dumps(dict(task.meta)), "reward": float(group.rewards[n]), **saved[id(rollout.prompt.task.media)],
-                    "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}),
                     "unscored": json.dumps({k: ": ".join(v) for k, v in group.unscored.items()}),
-                    "advantage": advantages.get(id(rollout), 0.0),
+                    "meta": json.dumps(dict(task.meta)), "reward": float(group.rewards[n]), **saved[id(rollout.prompt.task.media)],
+                    "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}), "advantage": advantages.get(id(rollout), 0.0),
                     "success": float(solved[n]), "tokens": [tokenizer.decode([i]) for i in completion.ids],
                     "sampling_logps": completion.sampling_logps.tolist(), "logps": _listed(found.get("old_logps")),
                     "entropy": _listed(found.get("old_entropy")), "view": None if other is None else view,
@@ -200,9 +199,10 @@ def write_rollouts(
     clip = pa.struct([("frames", pa.list_(pa.string())), ("timestamps_s", pa.list_(pa.float64()))])
     schema = pa.schema(
         [("step", pa.int64()), ("policy_version", pa.int64()), ("task_id", pa.string()), ("rollout", pa.int64()), ("arm", pa.string()),
+         ("unscored", pa.string()),
          ("prompt", pa.string()), ("completion", pa.string()), ("finish", pa.string()), ("solution", pa.string()), ("meta", pa.string()),
          ("images", pa.list_(pa.string())), ("videos", pa.list_(clip)), ("reward", pa.float32()), ("parts", pa.string()),
-         ("unscored", pa.string()), ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())),
+         ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())),
          ("sampling_logps", floats), ("logps", floats), ("entropy", floats), ("view", pa.string()), ("view_logps", floats),
          ("view_images", pa.list_(pa.string())), ("view_videos", pa.list_(clip))]
     )  # fmt: skip

@@ -73,7 +73,7 @@ class ChatServer:
     """A model behind `POST {base_url}/chat/completions`: a vLLM or SGLang server, an API. Temperature 0, one sample.
 
     At most `concurrency` requests of this process are in flight at once, whatever the number of callers; equal questions asked at the same
-    time are one request. A question takes at most (retries + 1) * timeout_s plus the waits between.
+    time are one request. An attempt ends after `timeout_s`, or twice that where a server stalls in the middle of its answer.
     """
 
     base_url: str
@@ -185,7 +185,7 @@ class ChatServer:
             said = ""
         status = f"HTTP {error.code} {said}".rstrip()
         if error.code in TRANSIENT:
-            return _Trouble("outage", status, _retry_after_s(dict(error.headers)))
+            return _Trouble("outage", status, _retry_after_s(error.headers.get("Retry-After", "").strip()))
         raise RewardError(
             f"the judge at {self.base_url} refused the request: {status}. Mend base_url, model, api_key_env "
             f"({self.api_key_env or 'none given'}) or the request's length"
@@ -247,9 +247,8 @@ def _shown(text: str, secret: str) -> str:
     return line if len(line) <= 200 else f"{line[:199]}…"
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Retry-After in seconds, given as a number or as a date; 0 where there is none or it cannot be read."""
-    given = (headers.get("Retry-After") or "").strip()
+def _retry_after_s(given: str) -> float:
+    """A Retry-After header, a number or a date, in seconds from now; 0 where there is none or it cannot be read."""
     try:
         seconds = (
             float(given) if re.fullmatch(r"\d+(\.\d*)?", given) else (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds()

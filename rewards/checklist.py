@@ -22,10 +22,10 @@ _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Checklist:
-    """Share of the items of `meta["checklist"]` that the completion answers rightly, one a line as `1. answer`. Range [0, 1].
+    """Share of the items of `meta["checklist"]` that the completion answers rightly, each on a numbered line of its own. Range [0, 1].
 
-    The answer is the text after the thought. Other lines are ignored; an item whose number is missing or stands twice is wrong. A task
-    without a checklist, or with an empty one, is not scored (NaN).
+    The form is `1. answer`, within the text after the thought. Other lines are ignored; an item whose number is missing or stands twice is
+    wrong. A task without a checklist, or with an empty one, is not scored (NaN).
     """
 
     per_completion: ClassVar[bool] = True

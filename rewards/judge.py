@@ -137,7 +137,7 @@ class OpenAIJudge:
     """Folder of kept verdicts, by model, question and settings; "" = judge/ in $MMRL_CACHE, else in ~/.cache/mmrl; null = keep none."""
 
     def __post_init__(self) -> None:
-        assert self._server  # which checks the values
+        _ = self._server  # which checks the values
 
     @cached_property
     def _server(self) -> ChatServer:

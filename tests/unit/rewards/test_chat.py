@@ -104,7 +104,7 @@ def test_retry_after_is_waited_for(chat_stub, form, monkeypatch):
     slept = []
     monkeypatch.setattr(chat.time, "sleep", slept.append)
     later = "7" if form == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=7), usegmt=True)
-    chat_stub.answer = lambda body, number: (429, b"", {"Retry-After": later}) if number == 0 else (200, "there", {})
+    chat_stub.answer = lambda body, number: (429, b"", {"retry-after": later}) if number == 0 else (200, "there", {})
     assert server(chat_stub).ask([ASK])[0].text == "there"
     assert slept == [pytest.approx(7, abs=2)]
 
