@@ -173,7 +173,8 @@ def write_rollouts(
     for group, solved in zip(scored, success, strict=True):
         task = group.group.task
         shown = {id(rollout.prompt.task.media): rollout.prompt.task.media for rollout in group.group.rollouts}  # an arm may have its own
-        views = {id(r): r.views[view].task.media for r in group.group.rollouts if view in r.views and r.views[view] is not r.train_prompt}
+        under = {id(r): (r, r.views[view]) for r in group.group.rollouts if view in r.views} if view is not None else {}
+        views = {key: prompt.task.media for key, (rollout, prompt) in under.items() if prompt is not rollout.train_prompt}
         shown |= {id(media): media for media in views.values()}
         saved = {key: save_media(run, media) for key, media in shown.items()}
         for n, rollout in enumerate(group.group.rollouts):

@@ -190,7 +190,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(recipe, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(recipe("three", *parts))
     monkeypatch.setattr(Trainer, "_step", whole)
-    with pytest.raises(CheckpointError, match="trainer.max_steps: was 6, now 7"):
+    with pytest.raises(CheckpointError, match=r"trainer.max_steps: was 6, now 7"):
         train(recipe("three", *parts[:-1], "trainer.max_steps=7"), resume=True)
     three = train(recipe("three", *parts), resume=True)
     assert same(weights(six), weights(three))
