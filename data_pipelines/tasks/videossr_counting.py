@@ -1,12 +1,13 @@
 """VideoSSR's Object Counting: shapes are pasted into some frames, and their number over all frames is asked for.
 
-Source: arXiv:2511.06281, section 3.2; released pretext_tasks/counting.py. Kinds "counting-easy" and "counting-hard".
+Source: arXiv:2511.06281, section 3.2; released pretext_tasks/counting.py. Kinds "counting-easy" and "counting-hard"; "counting-single",
+which is ours, has one large shape in a frame, for small frames and small models.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -14,8 +15,20 @@ from data_pipelines.perturb.shapes import PastedShape, ShapeName, covered
 from data_pipelines.tasks.videossr_baseline import Baseline
 
 SHAPES: tuple[ShapeName, ...] = get_args(ShapeName)
-MOST = {"counting-easy": 3, "counting-hard": 4}
-"""Most frames of one shape, and most of it in one frame."""
+
+
+class Kind(NamedTuple):
+    """What is pasted."""
+
+    frames: int
+    """Most frames of one shape."""
+    instances: int
+    """Most of it in one frame."""
+    sizes: tuple[float, float] = (0.2, 0.4)
+    """Least and largest size, as a share of the frame's shorter side."""
+
+
+KINDS = {"counting-easy": Kind(3, 3), "counting-hard": Kind(4, 4), "counting-single": Kind(3, 1, (0.55, 0.65))}
 TRIES = 20
 """Places and colours tried for one shape; then it is left out, and not counted."""
 CONTRAST = 24.0
@@ -62,18 +75,18 @@ def _apart(rng: np.random.Generator, free: set[int], count: int, least: int) -> 
     return sorted(own)
 
 
-def draw_shapes(rng: np.random.Generator, frames: np.ndarray, most: int) -> tuple[PastedShape, ...]:
+def draw_shapes(rng: np.random.Generator, frames: np.ndarray, kind: Kind) -> tuple[PastedShape, ...]:
     """Shapes to paste into `frames` uint8 [F, H, W, 3]: those that found a place.
 
-    Each: colour channels 50 to 255, size 0.2 to 0.4 of the shorter side, centre in the middle 70 % of the frame and 0.75 sizes from its
-    edges, and at least its own size from the centres of those before it.
+    Each: colour channels 50 to 255, size 0.2 to 0.4 of the shorter side (the kind's `sizes`), centre in the middle 70 % of the frame and
+    0.75 sizes from its edges, and at least its own size from the centres of those before it.
     """
     found: list[PastedShape] = []
-    for shape, own in draw_frames(rng, len(frames), most).items():
+    for shape, own in draw_frames(rng, len(frames), kind.frames).items():
         for frame in own:
             canvas, placed = frames[frame].copy(), []
-            for _ in range(int(rng.integers(1, most + 1))):
-                one = _place(rng, canvas, frame, shape, placed)
+            for _ in range(int(rng.integers(1, kind.instances + 1))):
+                one = _place(rng, canvas, frame, shape, placed, kind.sizes)
                 if one is not None:
                     rows, columns, inside = covered(one, *canvas.shape[:2])
                     canvas[rows, columns][inside] = one.colour
@@ -82,10 +95,12 @@ def draw_shapes(rng: np.random.Generator, frames: np.ndarray, most: int) -> tupl
     return tuple(found)
 
 
-def _place(rng: np.random.Generator, canvas: np.ndarray, frame: int, shape: ShapeName, placed: Sequence[PastedShape]) -> PastedShape | None:
+def _place(
+    rng: np.random.Generator, canvas: np.ndarray, frame: int, shape: ShapeName, placed: Sequence[PastedShape], sizes: tuple[float, float]
+) -> PastedShape | None:
     """A shape that keeps its distance and stands out from `canvas` uint8 [H, W, 3]; None after TRIES."""
     height, width = canvas.shape[:2]
-    size = round(float(rng.uniform(0.2, 0.4)) * min(height, width), 2)
+    size = round(float(rng.uniform(*sizes)) * min(height, width), 2)
     angle = 0 if shape == "circle" else int(rng.integers(360))
     for _ in range(TRIES):
         x, y = (_centre(rng, side, size) for side in (width, height))
@@ -118,23 +133,23 @@ def answer(numbers: Mapping[str, int]) -> str:
     return ",".join(str(numbers[name]) for name in SHAPES)
 
 
-@lru_cache(maxsize=4)
-def totals(most: int) -> tuple[float, ...]:
-    """Chance of each total 0, 1, ... of one shape: the sum over 1 to `most` frames of 1 to `most` instances, if all find a place."""
-    one = np.array([0.0] + [1 / most] * most)
+@lru_cache(maxsize=8)
+def totals(kind: Kind) -> tuple[float, ...]:
+    """Chance of each total 0, 1, ... of one shape: the sum over 1 to `frames` frames of 1 to `instances` each, if all find a place."""
+    one = np.array([0.0] + [1 / kind.instances] * kind.instances)
     powers = [np.ones(1)]
-    for _ in range(most):
+    for _ in range(kind.frames):
         powers.append(np.convolve(powers[-1], one))
-    mixed = np.zeros(most * most + 1)
+    mixed = np.zeros(kind.frames * kind.instances + 1)
     for power in powers[1:]:
-        mixed[: len(power)] += power / most
+        mixed[: len(power)] += power / kind.frames
     return tuple(mixed.tolist())
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def baseline(kind: str) -> Baseline:
     """Mean credit per shape, max(0, 1 - |guess - true| / true), of guesses that do not look (success is a correct triple)."""
-    chances = np.array(totals(MOST[kind]))
+    chances = np.array(totals(KINDS[kind]))
     true = np.arange(len(chances))
     credit = np.maximum(0.0, 1 - np.abs(true[:, None] - true[None, :]) / np.maximum(true, 1))  # [guess, true]
     by_guess = credit @ chances

@@ -8,6 +8,7 @@ import pytest
 from data_pipelines.perturb.shapes import pasted
 from data_pipelines.tasks.videossr_counting import (
     CONTRAST,
+    KINDS,
     SHAPES,
     answer,
     baseline,
@@ -29,7 +30,10 @@ WIDE = np.zeros((48, 72, 200, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def drawn():
-    return {most: [draw_shapes(stream("drawn", i), WIDE, most) for i in range(200)] for most in (3, 4)}
+    return {
+        kind.frames: [draw_shapes(stream("drawn", i), WIDE, kind) for i in range(200)]
+        for kind in (KINDS["counting-easy"], KINDS["counting-hard"])
+    }
 
 
 @pytest.mark.parametrize(
@@ -37,7 +41,7 @@ def drawn():
 )
 def test_totals_and_baselines(drawn, kind, most, mean, constant, credit):
     """Acceptance check 7: exactly, and over what is drawn where there is room."""
-    chances = np.array(totals(most))
+    chances = np.array(totals(KINDS[kind]))
     assert (chances.sum(), chances @ np.arange(len(chances))) == pytest.approx((1, mean))
     assert np.flatnonzero(chances).tolist() == list(range(1, most * most + 1))
     found = baseline(kind)
@@ -89,7 +93,7 @@ def test_the_answer_counts_what_is_in_the_pixels():
     frames = np.zeros((48, 40, 40, 3), np.uint8)
     left_out = 0
     for i in range(60):
-        shapes = draw_shapes(stream("crowded", i), frames, 4)
+        shapes = draw_shapes(stream("crowded", i), frames, KINDS["counting-hard"])
         seen = pasted(frames, shapes)
         by_frame = [len(np.unique(frame @ np.array([1, 256, 65536]))) - 1 for frame in seen]  # less the background
         assert sum(by_frame) == sum(counts(shapes).values())
@@ -101,4 +105,18 @@ def test_a_shape_stands_out_from_what_it_covers(drawn):
     """Colours go from 50 to 255, so on a ground of 150 a channel is off by 52 on average, and one draw in five by less than CONTRAST."""
     grey = np.full((48, 72, 200, 3), 150, np.uint8)
     for i in range(60):
-        assert all(contrast(grey[0], one) >= CONTRAST for one in draw_shapes(stream("grey", i), grey, 3))
+        assert all(contrast(grey[0], one) >= CONTRAST for one in draw_shapes(stream("grey", i), grey, KINDS["counting-easy"]))
+
+
+def test_one_large_shape_in_a_frame():
+    """counting-single: totals 1, 2, 3 are alike, so 1,1,1 earns (1 + 1/2 + 1/3) / 3 and 2,2,2 only (0 + 1 + 2/3) / 3."""
+    found = baseline("counting-single")
+    assert totals(KINDS["counting-single"]) == pytest.approx((0, 1 / 3, 1 / 3, 1 / 3))
+    assert max(np.mean([count_credit(guess, true) for true in (1, 2, 3)]) for guess in range(5)) == pytest.approx(found.constant)
+    assert found.constant == pytest.approx(11 / 18)
+    frames = np.zeros((12, 56, 56, 3), np.uint8)
+    for i in range(100):
+        shapes = draw_shapes(stream("single", i), frames, KINDS["counting-single"])
+        assert len({one.frame for one in shapes}) == len(shapes)
+        assert all(0.55 * 56 - 0.01 <= one.size <= 0.65 * 56 + 0.01 for one in shapes)
+        assert set(counts(shapes).values()) <= {1, 2, 3}
