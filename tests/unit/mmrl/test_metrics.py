@@ -145,3 +145,21 @@ def test_rollouts_are_a_row_each(tmp_path):
     away = replace(scored, unscored={"judge": ("outage", "HTTP 503")})
     path = write_rollouts(tmp_path, 20, [away], [np.array([1.0, 0.0])], {}, {}, Tokenizer())
     assert [json.loads(row["unscored"]) for row in pq.read_table(path).to_pylist()] == [{"judge": "outage: HTTP 503"}] * 2
+
+
+def test_arms_are_counted_apart_and_the_headline_is_the_policys_own_tries():
+    """Two tries earn 0 and 1, a label 5; one group has no try at all."""
+    whole = GroupNumbers(
+        np.array([0, 1, 5], np.float32), {"part": np.array([0, 2, NAN], np.float32)}, np.array([0, 1, 1], np.float32), np.array([2, 4, 9]),
+        np.array([False, True, False]), 10, arms=("plain", "plain", "label"), attempts=np.array([True, True, False]),
+    )  # fmt: skip
+    gated = GroupNumbers(
+        np.array([0.5], np.float32), {"part": np.array([NAN], np.float32)}, np.array([0], np.float32), np.array([1]), np.array([False]), 10,
+        arms=("perception",), attempts=np.array([False]),
+    )  # fmt: skip
+    out = rollout_metrics([gated, whole])
+    assert (out["reward"], out["success"], out["completions/mean_length"], out["rewards/part/mean"]) == (0.5, 0.5, 3.0, 1.0)
+    assert (out["arm/label/reward"], out["arm/label/success"], out["arm/label/completions/mean_length"]) == (5.0, 1.0, 9.0)
+    assert (out["arm/plain/reward"], out["arm/perception/reward"]) == (0.5, 0.5)
+    assert "arm/label/rewards/part/mean" not in out
+    assert math.isnan(rollout_metrics([gated])["reward"])

@@ -1,5 +1,5 @@
-"""Whole runs of strategies with several arms on a tiny untrained model: switched off, a method is plain GRPO bit for bit; switched on, it is
-seen in the metrics."""
+"""Whole runs of strategies with several arms on a tiny untrained model: switched off, a method is plain GRPO bit for bit; switched on,
+it is seen in the metrics."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -268,3 +268,34 @@ def test_a_reward_that_gives_a_group_up_is_not_scored_and_has_not_failed(caplog)
 def test_a_step_that_only_a_judge_could_score_stops_when_it_is_away():
     with pytest.raises(RewardError, match="no rollout of this step has a reward: 'judged' gave NaN"):
         score([group("away")], [WeightedReward(GivesUp(), 1.0, "judged")])
+
+
+def arms_of(texts: Sequence[str], arms: Sequence[str]) -> Group:
+    made = group(*texts)
+    return replace(made, rollouts=tuple(replace(rollout, arm=arm) for rollout, arm in zip(made.rollouts, arms, strict=True)))
+
+
+def test_a_reward_for_some_arms_adds_nothing_to_the_others():
+    """It is shown their rollouts only; an arm that no reward is for has none."""
+    seen: list[int] = []
+
+    def count(group: Group) -> np.ndarray:
+        seen.append(len(group.rollouts))
+        return np.full(len(group.rollouts), 10, np.float32)
+
+    both = [
+        WeightedReward(Read(), 1.0, "read", arms=("plain", "label")),
+        WeightedReward(Return(count), 0.5, "other", arms=("plain",)),
+    ]
+    (scored,) = score([arms_of(["1", "bad", "2", "3"], ["plain", "shuffled", "label", "plain"])], both, reward_failure_limit=0.0)
+    np.testing.assert_array_equal(scored.rewards, [6, NAN, 2, 8])
+    np.testing.assert_array_equal(scored.parts["other"], [10, NAN, NAN, 10])
+    assert seen == [2]
+    assert not scored.tracebacks
+
+
+def test_a_failure_inside_an_arm_is_that_rollouts():
+    rewards = [WeightedReward(Read(), 1.0, "read", arms=("plain",))]
+    (scored,) = score([arms_of(["1", "4", "bad"], ["plain", "label", "plain"])], rewards, reward_failure_limit=0.5)
+    np.testing.assert_array_equal(scored.rewards, [1, NAN, NAN])
+    assert [failure is not None for failure in scored.tracebacks["read"]] == [False, False, True]
