@@ -21,13 +21,16 @@ class LossInputs:
     mask: Bool[Tensor, "b t"]
     """True = a completion token that counts."""
     sampling_logps: Float[Tensor, "b t"] | None = None
-    """As the engine reported."""
+    """As the engine reported; `old_logps` for a completion that was given, so that its importance weights are 1."""
     ref_logps: Float[Tensor, "b t"] | None = None
     entropy: Float[Tensor, "b t"] | None = None
     """Entropy of the next-token distribution, gradient on."""
     view_logps: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
-    """Policy, now, of the same completions under another prompt of the rollout (`Rollout.views`), by its name; with a gradient only where a
-    term asks for it."""
+    """Policy, of the same completions under another prompt of the rollout (`Rollout.views`), by its name: as the step began, now, or now
+    with a gradient, as a term asks for it. A rollout whose view is its own prompt (a task without pictures) has `logps` here: a difference
+    between the two is exactly 0 there, and its tokens stay in every denominator."""
+    given: Bool[Tensor, " b"] | None = None
+    """True = the completion was given (a label), not sampled."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,6 +85,8 @@ class Checker:
                 return self.section(typing.cast(type, member), value, path)
             elif typing.get_origin(member) in (tuple, list) and _holds_components(typing.get_args(member)[0]):
                 return self._items(typing.get_args(member)[0], value, path)
+            elif typing.get_origin(member) is dict and (axis := axis_mark(typing.get_args(member)[1])) is not None:
+                return self._named(axis, value, path)
             else:
                 plain.append(member)
         return self._leaf(Union[tuple(plain)], value, path)  # noqa: UP007 - the members are only known now
@@ -97,6 +99,12 @@ class Checker:
         read = self.entry if is_dataclass(hint) else self.value
         items = tuple(read(typing.cast(type, hint), item, f"{path}.{index}") for index, item in enumerate(value))
         return BAD if _any_bad(items) else items
+
+    def _named(self, axis: Axis, value: Any, path: str) -> Any:
+        if not isinstance(value, Mapping):
+            return self.problem(path, f"got {_shown(value)}; expected a mapping name: {{use: name, field: value}}")
+        named = {name: self.component(axis, item, f"{path}.{name}") for name, item in value.items()}
+        return BAD if _any_bad(named.values()) else named
 
     def component(self, axis: Axis, value: Any, path: str, beside: Sequence[str] = ()) -> Any:
         """A Spec from `{use: name, field: value}`; `beside` names the keys that may stand next to its fields."""

@@ -140,10 +140,11 @@ def prune(run: Path, keep: int, protected: Sequence[int]) -> None:
 def refuse_other_recipe(folder: Path, saved: str, recipe: Recipe) -> None:
     """CheckpointError if going on from `folder`, saved under the recipe `saved` (YAML), under `recipe` would not be the same run.
 
-    What may change: the keys of MAY_CHANGE, and trainer.max_steps where the learning rate does not depend on it.
+    What may change: the keys of MAY_CHANGE, and trainer.max_steps where neither the learning rate nor a shaper depends on it.
     """
     before, now = _flat(yaml.safe_load(saved)), _flat(yaml.safe_load(to_yaml(recipe)))
-    free = MAY_CHANGE if recipe.optim.lr_scheduler_type in ("linear", "cosine") else MAY_CHANGE | {"trainer.max_steps"}
+    by_max_steps = recipe.optim.lr_scheduler_type in ("linear", "cosine") or bool(recipe.shaping)
+    free = MAY_CHANGE if by_max_steps else MAY_CHANGE | {"trainer.max_steps"}
     changed = [key for key in dict.fromkeys([*before, *now]) if before.get(key, ABSENT) != now.get(key, ABSENT) and not _is_free(key, free)]
     if changed:
         lines = [f"  {key}: was {before.get(key, ABSENT)}, now {now.get(key, ABSENT)}" for key in changed]

@@ -65,6 +65,35 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="File of an evaluation, or a run's folder (its last evaluation).")],
+    after: Annotated[
+        Path | None,
+        typer.Argument(metavar="AFTER", help="The same; left out, BEFORE is a run whose first and last evaluation are compared."),
+    ] = None,
+    outcome: Annotated[str, typer.Option(help='"success", or the name of a reward.')] = "success",
+    at_least: Annotated[float, typer.Option(help="A task counts as a yes from this value on.")] = 1.0,
+) -> None:
+    """Test two evaluations of the same tasks against each other (McNemar)."""
+    from mmrl.compare import compare_command
+
+    typer.echo(json.dumps(compare_command(before, after, outcome, at_least), indent=1))
+
+
+@app.command()
+def judge(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Training tasks whose facts are made into texts.")] = 200,
+    pairs: Annotated[Path | None, typer.Option(help="Labelled texts of your own instead, a JSON object a line.")] = None,
+) -> None:
+    """Ask the judge of RECIPE's reward what is known already, and say how often it is right."""
+    from mmrl.judge_check import judge_command
+
+    typer.echo(json.dumps(judge_command(recipe, list(overrides or ()), n, pairs), indent=1))
+
+
+@app.command()
 def show(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Check RECIPE and print it with its base, the overrides and every default written out."""
     from mmrl.recipe import load_recipe, to_yaml

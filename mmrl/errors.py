@@ -35,3 +35,14 @@ class CheckpointError(MmrlError):
 
 class BenchError(MmrlError):
     """A benchmark that cannot run, or whose sides turned out not to do the same work."""
+
+
+class Unscored(Exception):
+    """Raised by a reward that cannot say anything about a group through no fault of its rollouts: `mmrl.loop.score` makes it NaN, "not
+    scored", keeps the reason, and does not count it as a failure."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        """`kind`: one word to count by, such as "outage" or "malformed"; `reason`: what happened, for people."""
+        super().__init__(f"{kind}: {reason}")
+        self.kind = kind
+        self.reason = reason

@@ -54,7 +54,8 @@ def evaluate(
     each of these other rewards (NaN = not scored, left out), in all and by cell of the table; `baselines`: what blind answers earn, the
     mean of the tasks' meta "baselines", in all and by cell, where all of them have it; `grounding`: for each reward that measures the
     overlap with the annotated span, where all tasks have one, mIoU and R1 beside those of the best constant span. With `run`, the pictures
-    of a few examples are saved in it.
+    of a few examples are saved in it. `outcomes`: values of success and of the rewards by task and completion (null = not scored), for
+    `mmrl compare`.
     """
     if not keys:
         raise TaskError("tasks.eval: the source has no tasks")
@@ -86,6 +87,10 @@ def evaluate(
         "interval": list(wilson(solved.sum(), len(solved)) if num_generations == 1 else bootstrap(solved.mean(1))),
         "rewards": {name: _mean(parts) for name, parts in values.items()},
         "table": _table(keys, groups, solved.mean(1), values),
+        "outcomes": {
+            "tasks": [group.task.id for group in groups],
+            "values": {**{name: [_numbers(row) for row in rows] for name, rows in every.items()}, "success": solved.tolist()},
+        },
         **_baselines([group.task for group in groups]),
     }  # fmt: skip
     if overlaps and all(group.task.meta.get("kind") == "grounding" for group in groups):
@@ -173,6 +178,10 @@ def _mean(parts: Sequence[np.ndarray]) -> float | None:
     return float(scored.mean(dtype=np.float64)) if len(scored) else None
 
 
+def _numbers(row: np.ndarray) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in row.tolist()]
+
+
 def _table(
     keys: Sequence[TaskKey], groups: Sequence[Group], rates: np.ndarray, values: Mapping[str, Sequence[np.ndarray]]
 ) -> list[dict[str, Any]]:
@@ -242,8 +251,8 @@ def evaluate_command(target: str, overrides: list[str]) -> None:
     result = evaluate(
         source, first_keys(source, section.tasks), engine, make_prompts, success, sampling,
         num_generations=section.num_generations, ks=section.k, batch_size=recipe.trainer.eval_batch_size,
-        rewards=[WeightedReward(r.component.build(), r.weight, r.name) for r in recipe.rewards],
+        rewards=[WeightedReward(r.component.build(), r.weight, r.name, r.arms) for r in recipe.rewards],
     )  # fmt: skip
     if run and checkpoint:
         write_json(run / "eval" / f"{checkpoint.name}.json", {"step": int(checkpoint.name.split("-")[-1]), **result})
-    Console().print_json(json.dumps({k: v for k, v in result.items() if k != "examples"}))
+    Console().print_json(json.dumps({k: v for k, v in result.items() if k not in ("examples", "outcomes")}))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -163,26 +163,35 @@ def write_rollouts(
     scored: Sequence[ScoredGroup],
     success: Sequence[np.ndarray],
     advantages: Mapping[int, float],
-    logps: Mapping[int, np.ndarray],
+    signals: Mapping[int, Mapping[str, np.ndarray]],
     tokenizer: Any,
+    view: str | None = None,
 ) -> Path:
-    """rollouts/step-<step>.parquet, one row a rollout. `advantages` (mean over tokens) and `logps` go by id() of the rollout."""
+    """rollouts/step-<step>.parquet, one row a rollout. `advantages` (mean over tokens) and `signals` (of `GroupForward.signals`) go by id()
+    of the rollout. `view`: the view whose pictures and log-probabilities are kept beside the prompt's own."""
     rows = []
     for group, solved in zip(scored, success, strict=True):
         task = group.group.task
         shown = {id(rollout.prompt.task.media): rollout.prompt.task.media for rollout in group.group.rollouts}  # an arm may have its own
+        under = {id(r): (r, r.views[view]) for r in group.group.rollouts if view in r.views} if view is not None else {}
+        views = {key: prompt.task.media for key, (rollout, prompt) in under.items() if prompt is not rollout.train_prompt}
+        shown |= {id(media): media for media in views.values()}
         saved = {key: save_media(run, media) for key, media in shown.items()}
         for n, rollout in enumerate(group.group.rollouts):
-            completion = rollout.completion
+            completion, found = rollout.completion, signals.get(id(rollout), {})
+            other = views.get(id(rollout))
             rows.append(
                 {
                     "step": step, "policy_version": completion.policy_version, "task_id": task.id, "rollout": n, "arm": rollout.arm,
                     "prompt": rollout.prompt.text, "completion": completion.text, "finish": completion.finish, "solution": task.solution,
+                    "unscored": json.dumps({k: ": ".join(v) for k, v in group.unscored.items()}),
                     "meta": json.dumps(dict(task.meta)), "reward": float(group.rewards[n]), **saved[id(rollout.prompt.task.media)],
                     "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}), "advantage": advantages.get(id(rollout), 0.0),
                     "success": float(solved[n]), "tokens": [tokenizer.decode([i]) for i in completion.ids],
-                    "sampling_logps": completion.sampling_logps.tolist(),
-                    "logps": None if id(rollout) not in logps else logps[id(rollout)].tolist(), "entropy": None,
+                    "sampling_logps": completion.sampling_logps.tolist(), "logps": _listed(found.get("old_logps")),
+                    "entropy": _listed(found.get("old_entropy")), "view": None if other is None else view,
+                    "view_logps": None if other is None else _listed(found.get(f"view:{view}")),
+                    **{f"view_{key}": value for key, value in (saved[id(other)] if other is not None else {}).items()},
                 }
             )  # fmt: skip
     path = run / "rollouts" / f"step-{step:06d}.parquet"
@@ -191,10 +200,12 @@ def write_rollouts(
     clip = pa.struct([("frames", pa.list_(pa.string())), ("timestamps_s", pa.list_(pa.float64()))])
     schema = pa.schema(
         [("step", pa.int64()), ("policy_version", pa.int64()), ("task_id", pa.string()), ("rollout", pa.int64()), ("arm", pa.string()),
+         ("unscored", pa.string()),
          ("prompt", pa.string()), ("completion", pa.string()), ("finish", pa.string()), ("solution", pa.string()), ("meta", pa.string()),
          ("images", pa.list_(pa.string())), ("videos", pa.list_(clip)), ("reward", pa.float32()), ("parts", pa.string()),
-         ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())), ("sampling_logps", floats),
-         ("logps", floats), ("entropy", floats)]
+         ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())),
+         ("sampling_logps", floats), ("logps", floats), ("entropy", floats), ("view", pa.string()), ("view_logps", floats),
+         ("view_images", pa.list_(pa.string())), ("view_videos", pa.list_(clip))]
     )  # fmt: skip
     part = path.with_name(f".{path.name}.part")
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
@@ -212,6 +223,12 @@ class GroupNumbers:
     lengths: np.ndarray
     truncated: np.ndarray
     prompt_length: int
+    arms: tuple[str, ...] = ()
+    """G names; () = all "plain"."""
+    attempts: np.ndarray | None = None
+    """bool [G], `Rollout.attempt`; None = all."""
+    unscored: Mapping[str, str] = field(default_factory=dict)
+    """Reward name -> kind, where a reward gave the group up."""
 
     @classmethod
     def of(cls, scored: ScoredGroup, success: np.ndarray) -> GroupNumbers:
@@ -223,11 +240,36 @@ class GroupNumbers:
             lengths=np.array([len(r.completion.ids) for r in rollouts]),
             truncated=np.array([r.completion.finish == "length" for r in rollouts]),
             prompt_length=len(rollouts[0].prompt.ids),
+            arms=tuple(r.arm for r in rollouts),
+            attempts=np.array([r.attempt for r in rollouts]),
+            unscored={name: kind for name, (kind, _) in scored.unscored.items()},
         )
+
+    def only(self, rows: np.ndarray) -> GroupNumbers:
+        """`rows`: bool [G]."""
+        parts = {name: values[rows] for name, values in self.parts.items()}
+        return replace(
+            self, rewards=self.rewards[rows], parts=parts, success=self.success[rows], lengths=self.lengths[rows],
+            truncated=self.truncated[rows], arms=(), attempts=None,
+        )  # fmt: skip
 
 
 def rollout_metrics(groups: Sequence[GroupNumbers]) -> dict[str, float]:
-    """One step's rollouts in numbers, under TRL's names. A failed reward (NaN) is left out of means and counted in rewards/failed."""
+    """One step's rollouts in numbers, under TRL's names: the policy's own tries at the tasks, and where there are several arms each of them
+    as "arm/NAME/...". A failed reward (NaN) is left out of means and counted in rewards/failed; a reward that gave groups up says how many
+    rollouts that were, by kind: rewards/NAME/outage."""
+    tries = [g if g.attempts is None else g.only(g.attempts) for g in groups]
+    out = _numbers([g for g in tries if len(g.rewards)])
+    arms = sorted({arm for g in groups for arm in g.arms})
+    for arm in arms if arms not in ([], ["plain"]) else ():
+        mine = [g.only(np.array([name == arm for name in g.arms])) for g in groups if arm in g.arms]
+        out |= {f"arm/{arm}/{name}": value for name, value in _numbers(mine).items()}
+    return out
+
+
+def _numbers(groups: Sequence[GroupNumbers]) -> dict[str, float]:
+    if not groups:
+        return dict.fromkeys(("reward", "reward_std", "frac_reward_zero_std", "success"), float("nan"))
     scored = [g.rewards[~np.isnan(g.rewards)].astype(np.float64) for g in groups]
     spread = np.array([r.std(ddof=1) if len(r) > 1 else 0.0 for r in scored])
     rewards = np.concatenate(scored)
@@ -248,7 +290,15 @@ def rollout_metrics(groups: Sequence[GroupNumbers]) -> dict[str, float]:
         values = values[~np.isnan(values)]
         if len(values):
             out |= {f"rewards/{name}/mean": float(values.mean()), f"rewards/{name}/std": float(values.std())}
+        for group in groups:
+            if name in group.unscored:
+                key = f"rewards/{name}/{group.unscored[name]}"
+                out[key] = out.get(key, 0.0) + len(group.rewards)
     return out
+
+
+def _listed(values: np.ndarray | None) -> list[float] | None:
+    return None if values is None else values.tolist()
 
 
 def _number(value: Any) -> float | None:

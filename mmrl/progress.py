@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from mmrl.recipe import EarlyStopSection, PlateauSection, TrainerSection
+from mmrl.recipe import CollapseSection, EarlyStopSection, PlateauSection, TrainerSection
 
 SHOWN = (
     ("reward", "reward"),
@@ -48,6 +48,13 @@ class Progressed:
     recent: list[list[float]] = field(default_factory=list)
     """[reward, reward_std] of the last steps, as far back as plateau looks."""
 
+    factor: float = 1.0
+    """What collapse has left of its term's weight."""
+    start: list[list[float]] = field(default_factory=list)
+    """[entropy, the term's metric, reward] of the first steps, which collapse compares with."""
+    latest: list[list[float]] = field(default_factory=list)
+    """The same of the steps since it last looked."""
+
     def done(self, section: TrainerSection) -> bool:
         """By steps, by time, or by early_stop: a question of the state alone, so all ranks stop together and a finished run stays so."""
         if self.step >= section.max_steps or (section.max_minutes is not None and self.seconds / 60 >= section.max_minutes):
@@ -71,6 +78,31 @@ class Progressed:
     def note(self, rule: PlateauSection, metrics: Mapping[str, float]) -> None:
         """Notes a step's reward and spread."""
         self.recent = [*self.recent, [metrics["reward"], metrics["reward_std"]]][-(rule.window + rule.span) :]
+
+    def look(self, rule: CollapseSection, metrics: Mapping[str, float]) -> str | None:
+        """Notes a step for collapse and, at every `window`-th one after the start, looks whether training collapses: if so, lowers `factor`
+        and says why. A step without the numbers (the term was off, or no row was forwarded) does not count."""
+        seen = [metrics.get(name, math.nan) for name in ("entropy", rule.metric, "reward")]
+        if not all(map(math.isfinite, seen)):
+            return None
+        if len(self.start) < rule.window:
+            self.start = [*self.start, seen]
+            return None
+        self.latest = [*self.latest, seen]
+        if len(self.latest) < rule.window:
+            return None
+        (entropy_0, metric_0, reward_0), (entropy, metric, reward) = (
+            [sum(column) / rule.window for column in zip(*rows, strict=True)] for rows in (self.start, self.latest)
+        )
+        self.latest = []
+        rising = entropy > rule.growth * entropy_0 and metric > rule.growth * metric_0
+        if not (entropy > rule.max_growth * entropy_0 or (rising and reward < reward_0 - rule.reward_drop)):
+            return None
+        self.factor *= rule.factor
+        return (
+            f"collapse: entropy {entropy_0:.3g} -> {entropy:.3g}, {rule.metric} {metric_0:.3g} -> {metric:.3g}, reward {reward_0:.3g} -> "
+            f"{reward:.3g} since the start; the weight of {rule.term!r} is now {self.factor:.3g} of the recipe's"
+        )
 
     def _is_flat(self, rule: PlateauSection) -> bool:
         if self.step < rule.min_steps or len(self.recent) < rule.window + rule.span:

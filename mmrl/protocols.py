@@ -5,18 +5,19 @@ Above the torch line: torch names appear only for the type checker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from mmrl.types import Completion, Group, GroupRewards, Media, Prompt, Task, TaskKey
+from mmrl.types import Completion, Group, GroupRewards, Media, Prompt, ShaperInputs, Task, TaskKey
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mmrl.batch import LossInputs, TermOutput
+    from mmrl.models.processor import PromptMaker
 
 
 class TaskSource(Protocol):
@@ -62,6 +63,9 @@ class Sampling:
     """Strings that end a completion, kept in it."""
     seed: int = 0
     step: int = 0
+    """Part of every draw's key. Under dynamic sampling a step of the run makes several."""
+    schedule_step: int = 0
+    """The run's step, from 0: what the schedules of a strategy go by."""
 
 
 class RolloutEngine(Protocol):
@@ -80,17 +84,25 @@ class RolloutEngine(Protocol):
 
 
 class RolloutStrategy(Protocol):
+    """Groups of `num_generations` rollouts a task, or as many as the strategy says. It may say more of itself, read from its source when a
+    recipe is checked: `arms: ClassVar[tuple[str, ...]]`, every arm it makes (else they are not checked); `separate_arms: ClassVar[bool]`,
+    its arms must not share a baseline; `needs_video: ClassVar[bool]`; `views: ClassVar[tuple[str, ...]]`, views that it puts on all
+    rollouts that are trained. A method `check(task, num_generations)` is called with the first task before the model is loaded, and raises
+    what is wrong with it."""
+
     def __call__(
         self,
         tasks: Sequence[Task],
         engine: RolloutEngine,
-        make_prompts: Callable[[Sequence[Task]], list[Prompt]],
+        make_prompts: PromptMaker,
         num_generations: int,
         sampling: Sampling,
     ) -> list[Group]: ...
 
 
 class Reward(Protocol):
+    """`needs_arms: ClassVar[tuple[str, ...]]` names arms without which the reward says nothing."""
+
     per_completion: ClassVar[bool]
     """True: each rollout is scored by itself, so a failure costs that rollout only."""
 
@@ -99,9 +111,45 @@ class Reward(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of one text."""
+
+    scores: tuple[float, ...] = ()
+    """One per fact, in [0, 1], 1 = stated; () = no verdict."""
+    kind: Literal["", "outage", "malformed"] = ""
+    """Why there is none: the judge could not be reached, or what it answered was none. "" = there is one."""
+    reason: str = ""
+    """What happened, for people."""
+
+
+class Judge(Protocol):
+    """Reads texts, never pictures. May be called from several threads at once."""
+
+    def __call__(self, facts: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
+        """Which of the `facts`, one or more, each text states: a verdict per text, in order. An outage is a verdict too; raises only what
+        somebody has to mend."""
+        ...
+
+
 class AdvantageEstimator(Protocol):
+    """It may declare, as class variables that are read when a recipe is checked: `min_generations`, `needs_arms` (arms it cannot do
+    without), `separates_arms: bool` (no two arms share a baseline), and `names_rewards` (which of its fields name a reward)."""
+
     def __call__(self, groups: Sequence[GroupRewards]) -> list[list[np.ndarray]]:
         """All groups of the step, all ranks together -> per group, per rollout float32 [T_i]."""
+        ...
+
+
+class AdvantageShaper(Protocol):
+    """Changes advantages token by token, after the estimator and before the update. Says in its docstring by how much at most."""
+
+    needs: ClassVar[frozenset[str]]
+    """What `ShaperInputs.signals` must carry: "old_logps", "old_entropy" (under the prompt trained), and of a view "view:NAME" (its
+    log-probabilities), "view_entropy:NAME", "view_kl:NAME" (half the symmetric KL to it, over the whole vocabulary)."""
+
+    def __call__(self, x: ShaperInputs) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        """New advantages float32 [T], finite, and metrics: name -> [T], logged as means over all tokens."""
         ...
 
 
@@ -111,7 +159,8 @@ class LossTerm(Protocol):
 
     needs: ClassVar[frozenset[str]]
     """What `LossInputs` must carry beyond the policy's own logps: "old_logps", "ref_logps", "entropy", "sampling_logps", and of a rollout's
-    view "view:NAME" (its log-probabilities, no gradient) or "view_grad:NAME" (with gradient)."""
+    view its log-probabilities: "view:NAME" with the weights that the step began with, "view_now:NAME" with those of the update, without
+    gradient, or "view_grad:NAME", with gradient."""
 
     def __call__(self, x: LossInputs) -> TermOutput: ...
 
@@ -136,4 +185,7 @@ class FrameSampler(Protocol):
 
 
 class Perturbation(Protocol):
+    """Keeps the frames' number and size, so that token counts stay. One that looks through the policy's eyes has a method
+    `attach(policy)`, called once, before the first view is made."""
+
     def __call__(self, media: Media, rng: np.random.Generator) -> Media: ...

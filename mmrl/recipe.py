@@ -112,6 +112,8 @@ class RewardEntry:
     """Factor in the sum; 0 computes and logs the reward without training on it."""
     name: Text = ""
     """Name in metrics and reports; default: the component's name."""
+    arms: tuple[Text, ...] = ()
+    """Arms of the strategy that it scores, "plain" being the task's own prompt; empty = all. It adds nothing to the others."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +130,18 @@ class LossEntry:
 
 @dataclass(frozen=True)
 class DynamicSamplingSection:
-    """DAPO's dynamic sampling (arXiv:2503.14476, eq. 11): a group stays if low < its success rate < high; others are replaced."""
+    """DAPO's dynamic sampling (arXiv:2503.14476, eq. 11): a group stays if low < its success rate < high; others are replaced. The rate is
+    that of the policy's own tries at the task: no label, no answer to another question, no rollout under shuffled frames."""
 
-    low: Share = 0.0
-    """A group whose success rate is this or less is too hard."""
+    low: Share | None = 0.0
+    """A group whose success rate is this or less is too hard; null = none is."""
     high: Share = 1.0
     """A group whose success rate is this or more is too easy."""
     max_tries: PositiveInt = 20
     """Draws for one step before the run stops, because the tasks are all too easy or too hard."""
+    also: tuple[Text, ...] = ()
+    """Rewards by name: a group stays as well if the mean of one of them lies strictly between 0 and 1 (PEARL's soft filter,
+    arXiv:2511.18437)."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,9 @@ class UpdateSection:
     """Leave completions without an end out of loss and denominator (DAPO's overlong filtering)."""
     dynamic_sampling: DynamicSamplingSection | None = None
     """Replace groups that teach nothing; null = keep all."""
+    arm_weights: dict[str, NonNegative] = field(default_factory=dict)
+    """Arms whose rows are aggregated over their own tokens alone, and the factor of each one's loss: {perception: 0.1}. Arms that are not
+    named are aggregated together, with factor 1; empty = all are."""
     kl_in_reward: NonNegative = 0.0
     """Subtract this times log(policy / reference) from each token's reward (REINFORCE++); 0 = no."""
     forward: Literal["auto", "shared", "naive"] = "auto"
@@ -216,6 +225,29 @@ class PlateauSection:
 
 
 @dataclass(frozen=True)
+class CollapseSection:
+    """Take a loss term back when it makes training collapse. Means over `window` steps are compared with those of the first `window` steps:
+    it is a collapse when the entropy has grown `max_growth` times, or when entropy and the term's metric have both grown `growth` times and
+    the reward has fallen (PAPO, arXiv:2507.06448: both entropies rise, then the perception term and the reward crash; the numbers are
+    ours). Looks again `window` steps later."""
+
+    term: Text
+    """Name of the loss term."""
+    metric: Text = "perception/kl"
+    """Metric of the term that rises in a collapse."""
+    window: PositiveInt = 5
+    """Steps of a mean."""
+    max_growth: Positive = 2.0
+    """Entropy, in multiples of its start, that is a collapse by itself."""
+    growth: Positive = 1.2
+    """Entropy and metric, in multiples of their start, that are a collapse where the reward falls too."""
+    reward_drop: NonNegative = 0.05
+    """Fall of the reward below its start, in its unit, that counts."""
+    factor: Decay = 0.0
+    """Factor on the term's weight at each collapse; 0 turns the term off."""
+
+
+@dataclass(frozen=True)
 class TrainerSection:
     """The run itself."""
 
@@ -249,6 +281,8 @@ class TrainerSection:
     """Stop before max_steps when a metric says so; null = never."""
     plateau: PlateauSection | None = None
     """Stop before max_steps when reward and spread have gone flat; null = never."""
+    collapse: CollapseSection | None = None
+    """Take a loss term back when it makes training collapse; null = never."""
     max_minutes: Positive | None = None
     """Stop cleanly, with a checkpoint, after this many minutes of training; null = no limit."""
 
@@ -287,6 +321,10 @@ class Recipe:
     losses: tuple[LossEntry, ...]
     """Terms whose weighted sum is the loss; default: [{use: clipped_surrogate}]."""
     trainer: TrainerSection
+    views: dict[Text, Annotated[Spec, Axis("perturbation")]] = field(default_factory=dict)
+    """Name -> perturbation: twins of the prompts with perturbed pictures, for the loss terms and shapers that name them."""
+    shaping: tuple[Annotated[Spec, Axis("advantage_shaper")], ...] = ()
+    """What changes advantages token by token after the estimator, one after another; default: nothing."""
     update: UpdateSection = field(default_factory=UpdateSection)
     optim: OptimSection = field(default_factory=OptimSection)
     eval: EvalSection = field(default_factory=EvalSection)
@@ -323,9 +361,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Spec):
         return {"use": value.use} | {name: _plain(item) for name, item in value.fields.items()}
     if isinstance(value, (RewardEntry, LossEntry)):
-        return _plain(value.component) | {"weight": _plain(value.weight), "name": value.name}
+        return _plain(value.component) | {
+            item.name: _plain(getattr(value, item.name)) for item in fields(value) if item.name != "component"
+        }
     if is_dataclass(value):
         return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
@@ -333,7 +375,7 @@ def _fill_defaults(tree: Tree) -> None:
     """The two defaults that depend on the rest of the recipe."""
     rewards = tree.data.get("rewards")
     if "success" not in tree.data and isinstance(rewards, list) and rewards and isinstance(rewards[0], dict):
-        tree.data["success"] = {key: value for key, value in rewards[0].items() if key not in ("weight", "name")}
+        tree.data["success"] = {key: value for key, value in rewards[0].items() if key not in ("weight", "name", "arms")}
         tree.origins["success"] = tree.origins["rewards"]
     trainer = tree.data.get("trainer")
     if isinstance(trainer, dict):

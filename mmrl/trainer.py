@@ -9,6 +9,7 @@ import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from mmrl.evaluate import evaluate, table_metrics, write_evaluation
 from mmrl.loop.collect import Collected, Collector
 from mmrl.loop.credit import credit, gather_from_ranks, together
 from mmrl.loop.score import WeightedReward
-from mmrl.loop.update import Passes, TokenMeans, WeightedTerm, accumulate, reduce_means
+from mmrl.loop.shape import shape
+from mmrl.loop.update import Passes, TokenMeans, WeightedTerm, accumulate, reduce_means, view_of
+from mmrl.loop.views import CACHED, DIVERGENCE, ENTROPY, ViewMaker, check_views, names_of
 from mmrl.metrics import GroupNumbers, MetricsFile, manifest, rollout_metrics, write_json, write_rollouts, write_whole
 from mmrl.models.forward import GroupForward
 from mmrl.models.load import load_policy, load_reference, reference_mode
@@ -32,11 +35,11 @@ from mmrl.models.processor import PromptMaker
 from mmrl.ops import kl_k1
 from mmrl.optim import Optimizer, learning_rate
 from mmrl.progress import Progress, Progressed
-from mmrl.protocols import Sampling, TaskSource
+from mmrl.protocols import RolloutStrategy, Sampling, TaskSource
 from mmrl.recipe import Recipe, to_yaml
 from mmrl.samplers import first_keys
 from mmrl.seeding import digest
-from mmrl.types import Sample
+from mmrl.types import Sample, ScoredGroup
 
 MAX_SKIPPED = 10
 """Updates in a row with a gradient that is not finite before the run stops."""
@@ -64,16 +67,22 @@ class Trainer:
         self.folder = Path(section.output_dir) / section.name
         if (self.folder / "manifest.json").exists() and not resume:
             raise RecipeError(f"{self.folder}: a run is there already; go on with --resume, or give another trainer.name or --output-dir")
-        source = _first_task_read(recipe)
+        strategy = rollout.strategy.build()
+        source = _first_task_read(recipe, strategy)
         self.eval_source = recipe.tasks.eval.build() if recipe.tasks.eval else None
-        rewards = [WeightedReward(r.component.build(), r.weight, r.name) for r in recipe.rewards]
+        rewards = [WeightedReward(r.component.build(), r.weight, r.name, r.arms) for r in recipe.rewards]
         same = [reward for reward, entry in zip(rewards, recipe.rewards, strict=True) if entry.component == recipe.success]
         success = same[0] if same else WeightedReward(recipe.success.build(), 1.0, "success")
         self.estimator = recipe.advantage.build()
         self.terms = [
             WeightedTerm(t.component.build(), t.weight.build() if isinstance(t.weight, Spec) else t.weight, t.name) for t in recipe.losses
         ]
-        self.engine, strategy, sampler = rollout.engine.build(), rollout.strategy.build(), recipe.tasks.sampler.build()
+        self.shapers = [spec.build() for spec in recipe.shaping]
+        self.engine, sampler = rollout.engine.build(), recipe.tasks.sampler.build()
+        perturbations = {name: spec.build() for name, spec in recipe.views.items()}
+        self.view_names = (*perturbations, *getattr(strategy, "views", ()))
+        wanted = {f"losses.{n}": term.term.needs for n, term in enumerate(self.terms)}
+        check_views(wanted | {f"shaping.{n}": shaper.needs for n, shaper in enumerate(self.shapers)}, self.view_names)
         self.accelerator = _accelerator(section.trackers, self.folder)
         self.rank, self.num_ranks = self.accelerator.process_index, self.accelerator.num_processes
         share = self.num_ranks * recipe.update.num_mini_batches
@@ -92,6 +101,10 @@ class Trainer:
         self.reference = load_reference(recipe.model, self.policy) if needs_ref else None
         self.make_prompts = PromptMaker(self.processor, self.policy.layout, timestamps=recipe.model.timestamps)
         self.engine.attach(self.processor)
+        for perturbation in perturbations.values():
+            if hasattr(perturbation, "attach"):
+                perturbation.attach(self.policy, self.processor)
+        self.views = ViewMaker(perturbations, self.make_prompts, section.seed)
         self.collector = Collector(
             source, sampler, self.engine, strategy, self.make_prompts, rewards, success, rollout.num_generations,
             section.reward_failure_limit, recipe.update.dynamic_sampling, self.rank, self.num_ranks,
@@ -131,8 +144,12 @@ class Trainer:
         return self.folder
 
     def _watch(self, metrics: Mapping[str, float]) -> None:
-        """Shows early_stop its metric. The first rank's value counts: times differ between ranks. And plateau its two, which do not."""
-        rule, plateau = self.recipe.trainer.early_stop, self.recipe.trainer.plateau
+        """Shows early_stop its metric. The first rank's value counts: times differ between ranks. And plateau and collapse theirs, which do
+        not."""
+        rule, plateau, collapse = self.recipe.trainer.early_stop, self.recipe.trainer.plateau, self.recipe.trainer.collapse
+        found = None if collapse is None else self.state.look(collapse, metrics)
+        if found is not None:
+            _log.warning("step %d: %s", self.state.step, found)
         if plateau is not None:
             self.state.note(plateau, metrics)
         if rule is not None and rule.metric in metrics:
@@ -148,43 +165,79 @@ class Trainer:
             collected = self.collector(self.state.draws, recipe.trainer.tasks_per_step, self._sampling())
             self.state.draws += collected.draws
             seconds |= collected.seconds
-            old, ref = self._passes(collected, seconds)
-            updates, kl = self._credit(collected, old, ref)
+            terms, means = self._terms(), TokenMeans()
+            collected.scored = together(self._with_views, collected, terms)
+            signals, ref = self._passes(collected, terms, seconds)
+            updates, kl = self._credit(collected, {key: found["old_logps"] for key, found in signals.items()}, ref)
+            updates = shape(
+                updates, self.shapers, signals, step=step, max_steps=recipe.trainer.max_steps, seed=recipe.trainer.seed, means=means
+            )
             if self._writes_rollouts():
-                together(self._write_rollouts, collected, updates, old)
+                together(self._write_rollouts, collected, updates, signals)
             with _timed(seconds, "update"):
-                metrics = self._update(updates, old if self._several else {}, ref)
+                metrics = self._update(updates, terms, signals, ref, means)
         metrics = {**self._rollout_metrics(collected), **kl, **metrics, **{f"perf/{name}_s": value for name, value in seconds.items()}}
+        if recipe.trainer.collapse is not None:
+            metrics["collapse/factor"] = self.state.factor
         self._check_watched(metrics)
         return metrics
 
     def _sampling(self) -> Sampling:
         rollout = self.recipe.rollout
         return Sampling(
-            rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_completion_length, rollout.stop, self.recipe.trainer.seed
-        )
+            rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_completion_length, rollout.stop, self.recipe.trainer.seed,
+            schedule_step=self.state.step,
+        )  # fmt: skip
 
     @property
     def _several(self) -> bool:
         """Whether a step updates more than once, so that later updates must know the log-probabilities the step began with."""
         return self.recipe.update.num_iterations * self.recipe.update.num_mini_batches > 1
 
-    def _passes(self, collected: Collected, seconds: dict[str, float]) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-        """Log-probabilities under the policy as the step began, and under the reference, by id() of the rollout; {} where nothing needs
-        them."""
-        in_reward, step = self.recipe.update.kl_in_reward > 0, self.state.step
+    def _terms(self) -> list[WeightedTerm]:
+        """The loss terms that count at this step, with their weights; what a collapse has taken back is off."""
+        rule = self.recipe.trainer.collapse
+        factors = {} if rule is None else {rule.term: self.state.factor}
+        terms = [replace(term, weight=term.at(self.state.step) * factors.get(term.name, 1.0)) for term in self.terms]
+        return [term for term in terms if term.weight != 0]
+
+    def _needs(self, terms: Sequence[WeightedTerm]) -> set[str]:
+        return {need for part in (*(term.term for term in terms), *self.shapers) for need in part.needs}
+
+    def _with_views(self, collected: Collected, terms: Sequence[WeightedTerm]) -> list[ScoredGroup]:
+        """The groups, their rollouts with the views that this step's terms and shapers need; where they are logged, the first view too."""
+        names = names_of(self._needs(terms))
+        shown = self.view_names[:1] if self._writes_rollouts() and self.accelerator.is_main_process else ()
+        return self.views(collected.scored, [name for name in self.view_names if name in names or name in shown], self.state.step)
+
+    def _passes(
+        self, collected: Collected, terms: Sequence[WeightedTerm], seconds: dict[str, float]
+    ) -> tuple[dict[int, Mapping[str, np.ndarray]], dict[int, np.ndarray]]:
+        """Signals under the policy as the step began (see `GroupForward.signals`), and log-probabilities under the reference, by id() of
+        the rollout; {} where nothing needs them."""
+        in_reward = self.recipe.update.kl_in_reward > 0
+        logs = self._writes_rollouts() and self.accelerator.is_main_process
         rollouts = [r for group in collected.scored for r in group.group.rollouts if r.train_prompt is not None]
         rows = [(r.train_prompt, r.completion.ids) for r in rollouts if r.train_prompt is not None]
-        old: dict[int, np.ndarray] = {}
+        needs = self._needs(terms)
+        names = dict.fromkeys([*self._cached(terms), *names_of(needs, ENTROPY, DIVERGENCE), *(self.view_names[:1] if logs else ())])
+        signals: dict[int, Mapping[str, np.ndarray]] = {}
         ref: dict[int, np.ndarray] = {}
         with _timed(seconds, "old"):
-            if self._several or in_reward or (self._writes_rollouts() and self.accelerator.is_main_process):
-                old = {id(r): v for r, v in zip(rollouts, self.forward.logps(self.policy, rows), strict=True)}
+            if self._several or self.shapers or in_reward or logs:
+                views = {name: [view_of(r, name) for r in rollouts] for name in names}
+                found = self.forward.signals(self.policy, rows, views, names_of(needs, DIVERGENCE))
+                signals = {id(r): values for r, values in zip(rollouts, found, strict=True)}
         with _timed(seconds, "ref"):
-            if in_reward or any(t.at(step) != 0 and "ref_logps" in t.term.needs for t in self.terms):
+            if in_reward or any("ref_logps" in term.term.needs for term in terms):
                 with reference_mode(self.policy, self.reference) as reference:
                     ref = {id(r): v for r, v in zip(rollouts, self.forward.logps(reference, rows), strict=True)}
-        return old, ref
+        return signals, ref
+
+    def _cached(self, terms: Sequence[WeightedTerm]) -> list[str]:
+        """Views whose log-probabilities are taken before the update. With one update they are those of the update itself, which takes them
+        for the rows that it forwards and no others."""
+        return names_of(self._needs(terms), CACHED) if self._several or self.shapers else []
 
     def _credit(
         self, collected: Collected, old: Mapping[int, np.ndarray], ref: Mapping[int, np.ndarray]
@@ -203,22 +256,29 @@ class Trainer:
         updates = credit(
             collected.scored, collected.places, self.estimator, aggregation=section.aggregation,
             max_completion_length=self.recipe.rollout.max_completion_length, mask_truncated=section.mask_truncated_completions,
-            num_mini_batches=section.num_mini_batches, rank=self.rank, token_rewards=token_rewards,
+            num_mini_batches=section.num_mini_batches, rank=self.rank, token_rewards=token_rewards, arm_weights=section.arm_weights,
         )  # fmt: skip
         return updates, metrics
 
     def _update(
-        self, updates: Sequence[Sequence[Sample]], old: Mapping[int, np.ndarray], ref: Mapping[int, np.ndarray]
+        self,
+        updates: Sequence[Sequence[Sample]],
+        terms: Sequence[WeightedTerm],
+        signals: Mapping[int, Mapping[str, np.ndarray]],
+        ref: Mapping[int, np.ndarray],
+        means: TokenMeans,
     ) -> dict[str, float]:
         rate = learning_rate(self.recipe.optim, self.state.step, self.recipe.trainer.max_steps)
-        means, losses, norms = TokenMeans(), [], []
+        losses, norms = [], []
         for _ in range(self.recipe.update.num_iterations):
             for samples in updates:
                 given = Passes(
-                    [old[id(s.rollout)] for s in samples] if old else None, [ref[id(s.rollout)] for s in samples] if ref else None
+                    [signals[id(s.rollout)]["old_logps"] for s in samples] if self._several else None,
+                    [ref[id(s.rollout)] for s in samples] if ref else None,
+                    {name: [signals[id(s.rollout)][f"{CACHED}{name}"] for s in samples] for name in self._cached(terms)},
                 )
                 self.optimizer.zero_grad()
-                losses.append(accumulate(self.policy, self.forward, samples, given, self.terms, self.state.step, means))
+                losses.append(accumulate(self.policy, self.forward, samples, given, terms, self.state.step, means))
                 norms.append(self.optimizer.step(rate, self.recipe.update.max_grad_norm))
                 self._count_update(norms[-1])
         self.engine.load_policy(self.policy, self.state.updates)
@@ -255,6 +315,8 @@ class Trainer:
         out = {**rollout_metrics(groups), "num_tokens": float(self.state.num_tokens)}
         if self.recipe.update.dynamic_sampling is not None:
             out["dynamic_sampling/drawn"] = float(collected.drawn)
+        if any(len(set(group.arms)) > 1 for group in groups) or collected.gated:
+            out["gated"] = collected.gated / collected.drawn
         opened = getattr(self.collector.sampler, "opened", None)
         return out if opened is None else {**out, "curriculum/opened": float(opened)}
 
@@ -304,12 +366,15 @@ class Trainer:
         every = self.recipe.trainer.log_completions_steps
         return bool(every) and (self.state.step + 1) % every == 0
 
-    def _write_rollouts(self, collected: Collected, updates: Sequence[Sequence[Sample]], old: Mapping[int, np.ndarray]) -> None:
-        """The first rank's rollouts, with log-probabilities under the policy that they were sampled from."""
+    def _write_rollouts(
+        self, collected: Collected, updates: Sequence[Sequence[Sample]], signals: Mapping[int, Mapping[str, np.ndarray]]
+    ) -> None:
+        """The first rank's rollouts, with signals under the policy that they were sampled from, and the first view beside the prompt."""
         if self.accelerator.is_main_process:
             advantages = {id(s.rollout): float(s.advantages.mean()) for samples in updates for s in samples}
             tokenizer = self.processor.tokenizer
-            write_rollouts(self.folder, self.state.step + 1, collected.scored, collected.success, advantages, old, tokenizer)
+            view = next(iter(self.view_names), None)
+            write_rollouts(self.folder, self.state.step + 1, collected.scored, collected.success, advantages, signals, tokenizer, view)
 
     # --- the folder ---------------------------------------------------------------------------------------------------------------
 
@@ -398,11 +463,14 @@ class Trainer:
         )
 
 
-def _first_task_read(recipe: Recipe) -> TaskSource:
-    """The source of training tasks, its first task drawn and made, so that an empty or unreadable one is found out at once."""
+def _first_task_read(recipe: Recipe, strategy: RolloutStrategy) -> TaskSource:
+    """The source of training tasks, its first task drawn, made and shown to the strategy, so that an empty or unreadable one, or one that
+    the strategy cannot use, is found out at once."""
     source = recipe.tasks.train.build()
     for key in recipe.tasks.sampler.build().draw(source, 0, 1):
-        source.task(key)
+        task = source.task(key)
+        if hasattr(strategy, "check"):
+            strategy.check(task, recipe.rollout.num_generations)  # pyright: ignore[reportAttributeAccessIssue] (not every strategy has it)
     return source
 
 

@@ -78,6 +78,8 @@ class Completion:
     """float32 [T] nats, of the distribution that was sampled from (temperature and vocabulary mask included)."""
     finish: Literal["stop", "length"]
     policy_version: int
+    sampled: bool = True
+    """False: given, not sampled (a label); `sampling_logps` are NaN, and no importance weight touches it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,11 @@ class Rollout:
     train_prompt: Prompt | None
     """The prompt it is trained under, usually `prompt`; None when it is only compared with."""
     arm: str = "plain"
+    """How it was sampled; "plain" is the task's own prompt."""
     views: Mapping[str, Prompt] = field(default_factory=dict)
+    """Other prompts that the completion is scored under, by name: the recipe's `views`, made for the step, or a strategy's own."""
+    attempt: bool = True
+    """The policy's own try at the task: counted in success, dynamic sampling and the curriculum."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +117,8 @@ class ScoredGroup:
     """Reward name -> float32 [G], before weighting."""
     tracebacks: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     """Reward name -> G tracebacks, only for rewards that failed somewhere."""
+    unscored: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Reward name -> (kind, reason), only for rewards that gave the whole group up (`mmrl.errors.Unscored`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +135,23 @@ class GroupRewards:
     """G names, `Rollout.arm` of each; () where nobody tells them apart."""
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Reward name -> float32 [G], before weighting, as in `ScoredGroup`."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShaperInputs:
+    """What an advantage shaper sees of one rollout: T tokens, float32, nats, nothing with a gradient."""
+
+    advantages: np.ndarray
+    """[T], as the estimator, or the shaper before, gave them."""
+    signals: Mapping[str, np.ndarray]
+    """[T] each, what the shaper's `needs` name: taken once a step, with the weights that it began with."""
+    arm: str
+    """`Rollout.arm`."""
+    step: int
+    """From 0."""
+    max_steps: int
+    seed: int
+    """The run's, for keyed draws."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from mmrl.types import Group
 from rewards.answer import after_think
 
 _ONLY_TOKENS = re.compile(r"(?:<\|(?:up|down|left|right)\|>)+")
+_BOXED = re.compile(r"<think>\n.*\n</think>\n<answer>\n.*\\boxed\{.*\}.*\n</answer>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,19 @@ class AnswerFormat:
             return 0.0
         inner = answer.removeprefix("<answer>").removesuffix("</answer>")
         return float(bool(inner.strip()) and "<answer>" not in inner and "</answer>" not in inner)
+
+
+@dataclass(frozen=True)
+class BoxedFormat:
+    r"""Perception-R1's r_f (arXiv:2506.07218): 1 when the whole text is a thought in think tags and something with a `\boxed{…}` in answer
+    tags, else 0. Range {0, 1}. The four tags stand on lines of their own, with nothing before, between or after.
+    """
+
+    per_completion: ClassVar[bool] = True
+
+    def __call__(self, group: Group) -> np.ndarray:
+        return np.array([self.value(rollout.completion.text) for rollout in group.rollouts], np.float32)
+
+    def value(self, text: str) -> float:
+        """The reward of one completion's text."""
+        return float(_BOXED.fullmatch(text) is not None)

@@ -1,7 +1,8 @@
 """Penalties for length and repetition."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class OverlongPenalty:
     """Tokens before the maximum over which the penalty grows; the paper's L_cache is 4096."""
 
     per_completion: ClassVar[bool] = True
+    highest: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.cache <= self.max_completion_length:
@@ -46,19 +48,29 @@ class RepetitionPenalty:
     """
 
     ngram_size: int = 3
-    """Words; Open-R1 uses 3."""
+    """Words; Open-R1 uses 3, Perception-R1 20."""
+    of: Literal["words", "tokens"] = "words"
+    """"tokens" counts the completion's token ids instead: for languages written without white space."""
 
     per_completion: ClassVar[bool] = True
+    highest: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         if self.ngram_size < 1:
             raise ValueError(f"ngram_size must be at least 1; got {self.ngram_size}")
+        if self.of not in ("words", "tokens"):
+            raise ValueError(f"of must be words or tokens; got {self.of!r}")
 
     def __call__(self, group: Group) -> np.ndarray:
-        return np.array([self.value(rollout.completion.text) for rollout in group.rollouts], np.float32)
+        completions = [rollout.completion for rollout in group.rollouts]
+        if self.of == "tokens":
+            return np.array([self._value(completion.ids.tolist()) for completion in completions], np.float32)
+        return np.array([self.value(completion.text) for completion in completions], np.float32)
 
     def value(self, text: str) -> float:
-        """The reward of one completion's text."""
-        words = text.lower().split()
-        ngrams = [tuple(words[i : i + self.ngram_size]) for i in range(len(words) - self.ngram_size + 1)]
+        """The reward of one completion's text, by words."""
+        return self._value(text.lower().split())
+
+    def _value(self, units: Sequence[str | int]) -> float:
+        ngrams = [tuple(units[i : i + self.ngram_size]) for i in range(len(units) - self.ngram_size + 1)]
         return len(set(ngrams)) / len(ngrams) - 1.0 if ngrams else 0.0

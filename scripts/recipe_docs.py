@@ -28,6 +28,8 @@ def reference() -> str:
         if axis_mark(hints[item.name]) is not None:
             default = _default(hints[item.name], item)
             lines += [f"### `{item.name}`", "", f"{top.doc} Default: {default}." if default else top.doc, ""]
+        for axis in _listed(hints[item.name]):
+            lines += [f"### `{item.name}`", "", f"{top.doc} Each is a component of the axis {axis}.", ""]
         for part in parts:
             lines += _section(item.name + ("[]" if part is not hints[item.name] else ""), part, top.doc)
     lines += ["## Components", ""]
@@ -42,6 +44,12 @@ def reference() -> str:
 def _sections(hint: Any) -> list[Any]:
     """The section classes in an annotation."""
     return [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part) and part is not Spec]
+
+
+def _listed(hint: Any) -> list[str]:
+    """The axis of the components in a list or a mapping of them, if it is one."""
+    marks = [axis_mark(part) for part in get_args(hint)] if get_origin(hint) in (tuple, dict) else []
+    return [mark.name for mark in marks if mark is not None]
 
 
 def _section(title: str, cls: type, doc: str) -> list[str]:

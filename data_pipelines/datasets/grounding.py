@@ -62,6 +62,8 @@ class GroundingTasks:
     cache: bool = True
     """Keep decoded frames on disk, in $MMRL_CACHE/frames."""
     version: ClassVar[int] = 1
+    media: ClassVar[str] = "video"
+    """What its tasks show."""
 
     def __post_init__(self) -> None:
         if self.question.count("{query}") != 1:

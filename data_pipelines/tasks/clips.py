@@ -1,12 +1,13 @@
 """Short videos of coloured shapes, with questions about what happens in them: endless, by key, and free of doubt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from data_pipelines.tasks.clips_check import check_clip
+from data_pipelines.tasks.clips_facts import checklist, visual_facts
 from data_pipelines.tasks.clips_layout import ASKED, COLOURS, SHAPES, Shape, Space, between, bouncing, layout_hash
 from data_pipelines.tasks.clips_questions import EVENTS, FPS, KINDS, LEVELS, Baseline, Label, baseline, labels, question, solution
 from data_pipelines.tasks.clips_render import Paint, render
@@ -56,7 +57,12 @@ class ClipTasks:
     """Share of each bucket in `key`; empty = equal shares. They need not sum to 1."""
     system: str = "Watch the video and answer the question. Write the answer and nothing else."
     """System message; empty = none."""
+    annotated: bool = field(default=False, repr=False)
+    """Also put into meta what judges and perception prompts need: `visual_facts` and `checklist`. Changes nothing that a model sees; not
+    in the repr, by which embedded models know what they were taught."""
     version: ClassVar[int] = 1
+    media: ClassVar[str] = "video"
+    """What its tasks show."""
 
     def __post_init__(self) -> None:
         check_source("clips", self.split, self.seed)
@@ -116,6 +122,10 @@ class ClipTasks:
         media = Media(frames, np.arange(self.num_frames) / self.fps)
         meta, answer = self._meta(kind, level, label, scene, paint), solution(kind, level, label, self.fps)
         check_clip(media, meta, answer)
+        if self.annotated:
+            names = [name_of(shape, colour) for shape, colour in zip(scene.shapes, paint.colours, strict=True)]
+            seen = (kind, level, self.space, scene.shapes, names, meta["asked"])
+            meta |= {"checklist": checklist(*seen), "visual_facts": visual_facts(*seen)}
         return Task(
             id=f"clips-v{self.version}/{self.split}/{self.seed}/{self._view}/{key.bucket}/{key.index}",
             messages=self._messages(question(kind, level, meta["asked"])),

@@ -1,7 +1,7 @@
 """Mazes with exact control of moves and turns (Ariadne, arXiv:2511.00710), endless and by key."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal
 
@@ -9,7 +9,7 @@ from data_pipelines.tasks.keyed import check_weights, dealt_key
 from data_pipelines.tasks.maze_check import check_maze
 from data_pipelines.tasks.maze_layout import Request, draw_item, feasible, grid, most_moves, turns_of
 from data_pipelines.tasks.maze_render import render
-from data_pipelines.tasks.maze_words import checklist, perception, text_view
+from data_pipelines.tasks.maze_words import VISIBLE, checklist, perception, text_view, with_options
 from mmrl.errors import TaskError
 from mmrl.seeding import digest
 from mmrl.types import Media, Task, TaskKey
@@ -60,7 +60,12 @@ class MazeTasks:
     """False: no picture; the maze is written out in the prompt."""
     style: Literal["cells", "ariadne"] = "cells"
     """One 28-pixel block per cell, or Ariadne's 300 x 300 picture with a margin."""
+    annotated: bool = field(default=False, repr=False)
+    """Also put into meta what judges and perception prompts need: `visual_facts`, and `options` for each item of `checklist`. Changes
+    nothing that a model sees; not in the repr, by which embedded models know what they were taught."""
     version: ClassVar[int] = 1
+    media: ClassVar[str] = "picture"
+    """What its tasks show."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("split", ("train", "test")), ("style", ("cells", "ariadne"))):
@@ -154,6 +159,9 @@ class MazeTasks:
             )
         meta, solution = described(self.rows, self.cols, item.openings, item.route)
         check_maze(meta, solution)
+        if self.annotated:
+            meta["checklist"] = with_options(meta["checklist"], self.rows, self.cols)
+            meta["visual_facts"] = [meta["perception"][name] for name in VISIBLE]
         where = f"{self.rows}x{self.cols}/turns={low}-{high}/loops={float(self.loops)}/{self._view}"
         return Task(
             id=f"maze-v{self.version}/{self.split}/{self.seed}/{where}/{key.bucket}/{key.index}",

@@ -1,6 +1,7 @@
 """What can be said about a maze: facts to perceive, questions with short answers, and the maze as text."""
 
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 VERTICAL = ("in the same row", "below", "above")
@@ -67,6 +68,18 @@ def checklist(start: tuple[int, int], goal: tuple[int, int], exits: tuple[tuple[
         {"question": "How many of the four sides of O are walls?", "answer": str(4 - len(exits[0]))},
         {"question": "Which sides of O are open? List them in the order up, down, left, right.", "answer": ", ".join(exits[0])},
     ]
+
+
+VISIBLE = ("start", "goal", "goal_direction", "start_walls", "goal_walls")
+"""Names of `perception` that one look at the picture gives, no two saying the same: nothing that has to be worked out, such as the way."""
+
+
+def with_options(items: list[dict[str, str]], rows: int, cols: int) -> list[dict[str, Any]]:
+    """The items of `checklist`, each with all answers that its question allows, in an order that says nothing of the right one."""
+    down, across = ([str(number + 1) for number in range(size)] for size in (rows, cols))
+    sides = [", ".join(some) for number in range(1, 5) for some in combinations(SIDES, number)]
+    allowed = (down, across, down, across, ["above", "below", "same"], ["left", "right", "same"], [*"0123"], sides)
+    return [{**item, "options": options} for item, options in zip(items, allowed, strict=True)]
 
 
 def text_view(meta: Mapping[str, Any]) -> str:

@@ -92,6 +92,8 @@ class VideoSSRTasks:
     system: str = "Give the answer alone, without reasoning or explanation."
     """System message; empty = none."""
     version: ClassVar[int] = 1
+    media: ClassVar[str] = "video"
+    """What its tasks show."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("split", ("train", "test", "all")), ("on_media_error", ("raise", "skip"))):

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
+from mmrl.advantages.baseline import spread
 from mmrl.advantages.grpo import GRPO
 from mmrl.protocols import AdvantageEstimator
 from mmrl.types import GroupRewards
@@ -17,24 +19,28 @@ class PerArm:
     arms apart."""
 
     of: AdvantageEstimator = field(default_factory=GRPO)
+    arms: tuple[str, ...] = ()
+    """Arms that are looked at; the rollouts of others get 0 and are in no mean and no std, not even the step's. () = all."""
+    min_generations: ClassVar[int] = 2
+    separates_arms: ClassVar[bool] = True
 
     def __call__(self, groups: Sequence[GroupRewards]) -> list[list[np.ndarray]]:
-        members = [_members(group) for group in groups]
+        members = [self._members(group) for group in groups]
         given = iter(self.of([_only(group, rows) for group, arms in zip(groups, members, strict=True) for rows in arms]))
         out: list[list[np.ndarray]] = []
         for group, arms in zip(groups, members, strict=True):
-            advantages: dict[int, np.ndarray] = {}
+            advantages = dict(enumerate(spread(group, np.zeros(len(group.rewards)))))
             for rows in arms:
                 advantages.update(zip(rows, next(given), strict=True))
             out.append([advantages[n] for n in range(len(group.rewards))])
         return out
 
-
-def _members(group: GroupRewards) -> list[list[int]]:
-    """The rollouts of each arm, arms in the order of their first."""
-    if len(group.arms) != len(group.rewards):
-        raise ValueError(f"per_arm needs the arm of each of {len(group.rewards)} rollouts; got {group.arms}")
-    return [[n for n, arm in enumerate(group.arms) if arm == name] for name in dict.fromkeys(group.arms)]
+    def _members(self, group: GroupRewards) -> list[list[int]]:
+        """The rollouts of each arm, arms in the order of their first."""
+        if len(group.arms) != len(group.rewards):
+            raise ValueError(f"per_arm needs the arm of each of {len(group.rewards)} rollouts; got {group.arms}")
+        names = [name for name in dict.fromkeys(group.arms) if not self.arms or name in self.arms]
+        return [[n for n, arm in enumerate(group.arms) if arm == name] for name in names]
 
 
 def _only(group: GroupRewards, rows: Sequence[int]) -> GroupRewards:

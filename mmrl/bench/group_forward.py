@@ -108,6 +108,7 @@ def run(
         works[f"forward {name}"] = lambda arm=arm: forward(arm)
     if with_view:
         works["step with a view"] = with_a_view
+        works["view"] = forward_view
     costs = {name: list[float]() for name in works} if rounds else {f"step {name}": [took[name]] for name in chosen}
     rates = []
     for n in range(rounds):
@@ -148,6 +149,9 @@ def _result(
         out["speedup_forward"] = round(median["forward naive"] / median["forward shared"], 2)
     if "step with a view" in median:
         out["view_ratio"] = round(median["step with a view"] / median["step shared"], 2)
+        costs_of_view = [view / step for view, step in zip(costs["view"], costs["step shared"], strict=True)]
+        out["view_cost"] = round(statistics.median(costs_of_view), 3)
+        out["view_cost_range"] = [round(min(costs_of_view), 3), round(max(costs_of_view), 3)]
     return out
 
 

@@ -31,6 +31,8 @@ class Collected:
     """Times the sampler was asked; 1 without dynamic sampling."""
     drawn: int = 0
     """Tasks drawn, all ranks together; more than are kept under dynamic sampling."""
+    gated: int = 0
+    """Of these, tasks that the strategy let the policy have no try at."""
     seconds: dict[str, float] = field(default_factory=lambda: {"tasks": 0.0, "rollout": 0.0, "reward": 0.0})
 
 
@@ -66,9 +68,10 @@ class Collector:
             mine = keys[self.rank :: self.num_ranks]
             scored, success = together(self._groups, mine, replace(sampling, step=draw), out)
             out.draws, out.drawn = out.draws + 1, out.drawn + len(keys)
-            ranks = gather_from_ranks([(float(np.mean(values >= 1)), self._kept(values)) for values in success])
+            ranks = gather_from_ranks([self._outcome(group, values) for group, values in zip(scored, success, strict=True)])
             solved = [ranks[n % self.num_ranks][n // self.num_ranks] for n in range(len(keys))]
-            self.sampler.observe(draw, {key: rate for key, (rate, _) in zip(keys, solved, strict=True)})
+            self.sampler.observe(draw, {key: rate for key, (rate, _) in zip(keys, solved, strict=True) if rate is not None})
+            out.gated += sum(rate is None for rate, _ in solved)
             kept = [n for n, (_, keep) in enumerate(solved) if keep][: tasks_per_step - filled]
             for place, n in enumerate(kept, start=filled):
                 if n % self.num_ranks == self.rank:
@@ -79,9 +82,11 @@ class Collector:
             if filled == tasks_per_step:
                 return out
         assert self.dynamic is not None
+        low, high = self.dynamic.low, self.dynamic.high
+        bounds = f"below {high:g}" if low is None else f"between {low:g} and {high:g}"
         raise TaskError(
-            f"update.dynamic_sampling: {tries} draws of {tasks_per_step} tasks gave only {filled} groups with a success rate between "
-            f"{self.dynamic.low:g} and {self.dynamic.high:g}; the tasks are all too easy or too hard for the policy. Change the tasks, "
+            f"update.dynamic_sampling: {tries} draws of {tasks_per_step} tasks gave only {filled} groups with a success rate {bounds}; "
+            "the tasks are all too easy or too hard for the policy. Change the tasks, "
             "warm the model up, or raise update.dynamic_sampling.max_tries"
         )
 
@@ -105,6 +110,12 @@ class Collector:
         again = score([group.group for group in scored], [self.success], reward_failure_limit=self.reward_failure_limit)
         return [group.parts[self.success.name] for group in again]
 
-    def _kept(self, success: np.ndarray) -> bool:
-        solved = np.where(np.isnan(success), np.nan, success >= 1)
-        return self.dynamic is None or keep_group(solved, self.dynamic.low, self.dynamic.high)
+    def _outcome(self, group: ScoredGroup, success: np.ndarray) -> tuple[float | None, bool]:
+        """Success rate of the policy's tries at the task, None if it had none, and whether the group is worth an update."""
+        tries = success[[rollout.attempt for rollout in group.group.rollouts]]
+        rate = float(np.mean(tries >= 1)) if len(tries) else None
+        if self.dynamic is None:
+            return rate, True
+        solved = np.where(np.isnan(tries), np.nan, tries >= 1)
+        kept = keep_group(solved, self.dynamic.low, self.dynamic.high)
+        return rate, kept or any(keep_group(group.parts[name]) for name in self.dynamic.also)

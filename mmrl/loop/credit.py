@@ -3,7 +3,7 @@ before anything is split over micro-batches or ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -70,6 +70,7 @@ def credit(
     num_mini_batches: int,
     rank: int,
     token_rewards: Sequence[tuple[np.ndarray, ...]] | None = None,
+    arm_weights: Mapping[str, float] | None = None,
 ) -> list[list[Sample]]:
     """This rank's samples of each of the `num_mini_batches` updates.
 
@@ -77,6 +78,7 @@ def credit(
     `num_mini_batches` blocks of equal size (to one group), so that the number of ranks changes neither advantages nor updates.
     A rollout without a reward (NaN), or that is not trained (train_prompt None), becomes no sample and counts in no denominator. With
     `mask_truncated`, completions cut at the length limit have weight 0 and leave the denominator; their reward stays in the baseline.
+    The rows of an arm in `arm_weights` have denominators of their own, and their weights that factor.
     """
     mine = [
         _Dealt(
@@ -103,17 +105,29 @@ def credit(
     for part in range(num_mini_batches):
         block = range(len(everyone) * part // num_mini_batches, len(everyone) * (part + 1) // num_mini_batches)
         rows = [(n, i) for n in block for i, used in enumerate(everyone[n].trained) if used]
-        weights = token_weights(
-            [int(everyone[n].rewards.lengths[i]) for n, i in rows],
-            [not everyone[n].truncated[i] for n, i in rows] if mask_truncated else None,
-            aggregation,
-            max_completion_length,
-        )
+        weights: dict[tuple[int, int], np.ndarray] = {}
+        for factor, some in _branches(rows, everyone, arm_weights or {}):
+            shares = token_weights(
+                [int(everyone[n].rewards.lengths[i]) for n, i in some],
+                [not everyone[n].truncated[i] for n, i in some] if mask_truncated else None,
+                aggregation,
+                max_completion_length,
+            )
+            weights.update(zip(some, (np.float32(factor) * share for share in shares), strict=True))
         updates.append(
             [
-                Sample(scored[everyone[n].index].group.rollouts[i], advantages[n][i], weight)
-                for (n, i), weight in zip(rows, weights, strict=True)
+                Sample(scored[everyone[n].index].group.rollouts[i], advantages[n][i], weights[n, i])
+                for n, i in rows
                 if everyone[n].rank == rank
             ]
         )
     return updates
+
+
+def _branches(
+    rows: Sequence[tuple[int, int]], groups: Sequence[_Dealt], arm_weights: Mapping[str, float]
+) -> list[tuple[float, list[tuple[int, int]]]]:
+    """A factor and the rows (group, rollout) that are aggregated together under it; first those of no arm that has a weight."""
+    arms = {row: groups[row[0]].rewards.arms[row[1]] for row in rows}
+    rest = (1.0, [row for row in rows if arms[row] not in arm_weights])
+    return [rest, *((factor, [row for row in rows if arms[row] == arm]) for arm, factor in arm_weights.items())]

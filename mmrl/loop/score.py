@@ -9,7 +9,7 @@ from math import isfinite
 
 import numpy as np
 
-from mmrl.errors import RewardError
+from mmrl.errors import RewardError, Unscored
 from mmrl.protocols import Reward
 from mmrl.types import Group, ScoredGroup
 
@@ -27,6 +27,8 @@ class WeightedReward:
     weight: float
     """Finite. 0 = computed and logged only."""
     name: str
+    arms: tuple[str, ...] = ()
+    """Arms it scores, `Rollout.arm`; () = all. To the others it adds nothing."""
 
     def __post_init__(self) -> None:
         if not isfinite(self.weight):
@@ -39,6 +41,8 @@ class _Part:
     """float32 [G]; NaN = failed or not scored."""
     tracebacks: tuple[str | None, ...]
     """G; None = did not fail."""
+    given_up: Unscored | None = None
+    """Set where the reward gave the whole group up."""
 
 
 def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_failure_limit: float = 0.05) -> list[ScoredGroup]:
@@ -46,8 +50,10 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_
 
     A rollout's reward is the sum of weight · part over the rewards with a weight other than 0. It is NaN where such a reward failed
     (raised, or returned something else than float32 [G] without infinities) and where it gave NaN, "not scored". A reward that scored
-    no rollout of a group does not apply to that task and is left out of its sum; if none applies, the group's rewards are NaN.
+    no rollout of a group does not apply to that task and is left out of its sum, and so is one that is not for a rollout's arm; a rollout
+    to which none applies has NaN. A reward for some arms is shown their rollouts only.
     A `per_completion` reward that fails on a group is tried again one rollout at a time, so that a failure costs one rollout.
+    A reward that raises `Unscored` (a judge that cannot be reached) gives the group up: NaN without a failure, the reason kept and logged.
 
     Args:
         groups: the step's groups, as far as this process holds them.
@@ -64,14 +70,14 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_
     pool = ThreadPoolExecutor(CONCURRENT_CALLS, thread_name_prefix="reward")
     try:
         calls = {
-            (number, item.name): pool.submit(_attempt, item, group)
+            (number, item.name): pool.submit(_part, item, group)
             for number, group in enumerate(groups)
             for item in rewards
             if getattr(item.reward, "concurrent", False)
         }
         for number, group in enumerate(groups):
             parts = {
-                item.name: calls[number, item.name].result() if (number, item.name) in calls else _attempt(item, group) for item in rewards
+                item.name: calls[number, item.name].result() if (number, item.name) in calls else _part(item, group) for item in rewards
             }
             scored.append(_add_up(group, rewards, parts))
             failed += _count_failed(group, rewards, parts)
@@ -79,12 +85,22 @@ def score(groups: Sequence[Group], rewards: Sequence[WeightedReward], *, reward_
                 raise RewardError(_describe(scored, rewards, failed, num_rollouts, reward_failure_limit))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    _warn_of_unscored(scored)
     if scored and all(np.isnan(item.rewards).all() for item in scored):
         raise RewardError(
             f"no rollout of this step has a reward: {', '.join(repr(item.name) for item in rewards)} gave NaN (not scored) for all "
             f"{num_rollouts}, first for task {groups[0].task.id}. Add a reward that applies to these tasks, or leave the tasks out"
         )
     return scored
+
+
+def _warn_of_unscored(scored: Sequence[ScoredGroup]) -> None:
+    """One line a reward, whatever the number of groups."""
+    for name in dict.fromkeys(name for item in scored for name in item.unscored):
+        theirs = [item for item in scored if name in item.unscored]
+        kind, reason = theirs[0].unscored[name]
+        where = f"first on task {theirs[0].group.task.id}"
+        _log.warning("reward %r left %d of %d groups unscored, %s: %s: %s", name, len(theirs), len(scored), where, kind, reason)
 
 
 def _check_arguments(rewards: Sequence[WeightedReward], reward_failure_limit: float) -> None:
@@ -97,10 +113,32 @@ def _check_arguments(rewards: Sequence[WeightedReward], reward_failure_limit: fl
         raise ValueError(f"reward_failure_limit must be in [0, 1]; got {reward_failure_limit}")
 
 
+def _scores(item: WeightedReward, group: Group) -> np.ndarray:
+    """bool [G]: the rollouts of its arms."""
+    return np.array([not item.arms or rollout.arm in item.arms for rollout in group.rollouts])
+
+
+def _part(item: WeightedReward, group: Group) -> _Part:
+    mine = np.flatnonzero(_scores(item, group))
+    if len(mine) == len(group.rollouts):
+        return _attempt(item, group)
+    values = np.full(len(group.rollouts), np.nan, np.float32)
+    tracebacks: list[str | None] = [None] * len(group.rollouts)
+    given_up = None
+    if len(mine):
+        part = _attempt(item, replace(group, rollouts=tuple(group.rollouts[n] for n in mine)))
+        values[mine], given_up = part.values, part.given_up
+        for n, failure in zip(mine, part.tracebacks, strict=True):
+            tracebacks[n] = failure
+    return _Part(values, tuple(tracebacks), given_up)
+
+
 def _attempt(item: WeightedReward, group: Group) -> _Part:
     size = len(group.rollouts)
     try:
         return _Part(_checked_values(item, group), (None,) * size)
+    except Unscored as given_up:
+        return _Part(np.full(size, np.nan, np.float32), (None,) * size, given_up)
     except Exception:  # a failed reward is data: the traceback is kept, and `score` stops the run when there are too many
         failure = traceback.format_exc()
     if size == 1 or not item.reward.per_completion:
@@ -123,19 +161,22 @@ def _checked_values(item: WeightedReward, group: Group) -> np.ndarray:
 
 
 def _add_up(group: Group, rewards: Sequence[WeightedReward], parts: Mapping[str, _Part]) -> ScoredGroup:
-    total, applied = np.zeros(len(group.rollouts)), False
+    total, applied = np.zeros(len(group.rollouts)), np.zeros(len(group.rollouts), bool)
     for item in rewards:
         part = parts[item.name]
         if item.weight == 0 or (np.isnan(part.values).all() and not any(part.tracebacks)):
             continue
-        total, applied = total + item.weight * part.values.astype(np.float64), True
-    if not applied and any(item.weight != 0 for item in rewards):
-        total[:] = np.nan
+        mine = _scores(item, group)
+        total[mine] += item.weight * part.values[mine].astype(np.float64)
+        applied |= mine
+    if any(item.weight != 0 for item in rewards):
+        total[~applied] = np.nan
     return ScoredGroup(
         group=group,
         rewards=total.astype(np.float32),
         parts={name: part.values for name, part in parts.items()},
         tracebacks={name: part.tracebacks for name, part in parts.items() if any(part.tracebacks)},
+        unscored={name: (given_up.kind, given_up.reason) for name, part in parts.items() if (given_up := part.given_up) is not None},
     )
 
 

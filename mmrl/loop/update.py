@@ -4,7 +4,7 @@ cut changes nothing but memory."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,13 +12,12 @@ from torch import Tensor
 
 from mmrl.batch import LossInputs
 from mmrl.errors import RecipeError
+from mmrl.loop.views import CACHED, GRADIENT, LIVE, names_of
 from mmrl.models.forward import GroupForward, Part
 from mmrl.models.policy import Policy
 from mmrl.models.stream import Row
 from mmrl.protocols import LossTerm, Schedule
-from mmrl.types import Prompt, Sample
-
-VIEW, VIEW_GRAD = "view:", "view_grad:"
+from mmrl.types import Prompt, Rollout, Sample
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class Passes:
 
     old_logps: Sequence[np.ndarray] | None
     ref_logps: Sequence[np.ndarray] | None
+    view_logps: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    """Under views, by name. One that a term wants as the step began and that is not here is taken now."""
 
 
 class TokenMeans:
@@ -83,7 +84,8 @@ def accumulate(
     means.of_rows += len(samples)
     needed = [i for i, sample in enumerate(samples) if _matters(sample, active)]
     means.rows += len(needed)
-    given, views = _views([samples[i] for i in needed], [term.term for term, _ in active], policy, forward)
+    arms = sorted({sample.rollout.arm for sample in samples})
+    given, views = _views(samples, needed, passes, [term.term for term, _ in active], policy, forward)
     for part in forward(policy, [row_of(samples[i]) for i in needed], views):
         indices = [needed[n] for n in part.rows]
         rows = [samples[i] for i in indices]
@@ -94,9 +96,9 @@ def accumulate(
         for term, weight in active:
             out = term.term(x)
             loss = loss + weight * (out.per_token * weights).sum()
-            for name, values in out.metrics.items():
-                means.add(name, values, x.mask)
-        _gap_metrics(means, x)
+            _add_by_arm(means, out.metrics, x.mask, arms, rows)
+        _add_by_arm(means, {"logps": x.logps}, x.mask, arms, rows, of_all=False)
+        _gap_metrics(means, x, rows)
         if loss.requires_grad:
             loss.backward()
         total += float(loss.detach())
@@ -110,24 +112,34 @@ def _matters(sample: Sample, active: Sequence[tuple[WeightedTerm, float]]) -> bo
 
 
 def _views(
-    samples: Sequence[Sample], terms: Sequence[LossTerm], policy: Policy, forward: GroupForward
+    samples: Sequence[Sample], indices: Sequence[int], passes: Passes, terms: Sequence[LossTerm], policy: Policy, forward: GroupForward
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[Prompt]]]:
-    """What the terms need of the rollouts' views, by name: log-probabilities under the policy now, and prompts of the views whose gradient
-    is wanted too. Without gradient, a view costs one forward of its prompts."""
+    """What the terms need of the views of the samples at `indices`, by name: log-probabilities, and prompts of the views whose gradient is
+    wanted too. Without gradient, a view costs one forward of its prompts, or nothing where `passes` has it."""
     needs = {need for term in terms for need in term.needs}
-    with_gradient = {need.removeprefix(VIEW_GRAD) for need in needs if need.startswith(VIEW_GRAD)}
-    without = {need.removeprefix(VIEW) for need in needs if need.startswith(VIEW)} - with_gradient
-    numbers = {name: forward.logps(policy, [(view_of(s, name), s.rollout.completion.ids) for s in samples]) for name in sorted(without)}
-    return numbers, {name: [view_of(s, name) for s in samples] for name in sorted(with_gradient)}
+    rows = [samples[i] for i in indices]
+    cached = {name: [passes.view_logps[name][i] for i in indices] for name in names_of(needs, CACHED) if name in passes.view_logps}
+    live = {name: _logps_under(name, rows, policy, forward) for name in names_of(needs, CACHED, LIVE) if name not in cached}
+    return cached | live, {name: [view_of(s.rollout, name) for s in rows] for name in names_of(needs, GRADIENT)}
 
 
-def view_of(sample: Sample, name: str) -> Prompt:
-    if name not in sample.rollout.views:
+def _logps_under(name: str, rows: Sequence[Sample], policy: Policy, forward: GroupForward) -> list[np.ndarray]:
+    """Zeros where the view is the row's own prompt: `_inputs` puts the row's own numbers there."""
+    apart = [n for n, row in enumerate(rows) if view_of(row.rollout, name) is not row.rollout.train_prompt]
+    out = [np.zeros(len(row.advantages), np.float32) for row in rows]
+    found = forward.logps(policy, [(view_of(rows[n].rollout, name), rows[n].rollout.completion.ids) for n in apart])
+    for n, values in zip(apart, found, strict=True):
+        out[n] = values
+    return out
+
+
+def view_of(rollout: Rollout, name: str) -> Prompt:
+    if name not in rollout.views:
         raise RecipeError(
-            f"losses: a term needs the view {name!r}, and the rollouts of task {sample.rollout.prompt.task.id} have "
-            f"{sorted(sample.rollout.views) or 'none'}; take a rollout.strategy that makes it"
+            f"losses: a term needs the view {name!r}, and the rollouts of task {rollout.prompt.task.id} have "
+            f"{sorted(rollout.views) or 'none'}; take a rollout.strategy that makes it, or write it under views"
         )
-    return sample.rollout.views[name]
+    return rollout.views[name]
 
 
 def _inputs(
@@ -137,25 +149,53 @@ def _inputs(
     device = part.logps.device
     now = _spread(part.logps, lengths)
     mask = torch.arange(max(lengths), device=device)[None] < torch.tensor(lengths, device=device)[:, None]
+    old_logps = now.detach() if passes.old_logps is None else _padded([passes.old_logps[i] for i in indices], device)
+    sampled = _padded([s.rollout.completion.sampling_logps for s in rows], device)
+    given = torch.tensor([not s.rollout.completion.sampled for s in rows], device=device)
+    views = {name: _padded(values, device) for name, values in view_logps.items()}
+    with_gradient = {name: _spread(values, lengths) for name, values in part.views.items()}
     return LossInputs(
         logps=now,
-        old_logps=now.detach() if passes.old_logps is None else _padded([passes.old_logps[i] for i in indices], device),
+        old_logps=old_logps,
         advantages=_padded([s.advantages for s in rows], device),
         mask=mask,
-        sampling_logps=_padded([s.rollout.completion.sampling_logps for s in rows], device),
+        sampling_logps=torch.where(given[:, None], old_logps, sampled),
+        given=given,
         ref_logps=None if passes.ref_logps is None else _padded([passes.ref_logps[i] for i in indices], device),
         entropy=_spread(part.entropy, lengths),
-        view_logps={name: _padded(values, device) for name, values in view_logps.items()}
-        | {name: _spread(values, lengths) for name, values in part.views.items()},
+        view_logps={name: _own_where_same(name, rows, now.detach(), values) for name, values in views.items()}
+        | {name: _own_where_same(name, rows, now, values) for name, values in with_gradient.items()},
     )
 
 
-def _gap_metrics(means: TokenMeans, x: LossInputs) -> None:
+def _own_where_same(name: str, rows: Sequence[Sample], now: Tensor, values: Tensor) -> Tensor:
+    """`values` [B, T] of a view, or `now` in the rows whose view is their own prompt."""
+    same = [s.rollout.views.get(name) is s.rollout.train_prompt for s in rows]
+    return torch.where(torch.tensor(same, device=now.device)[:, None], now, values) if any(same) else values
+
+
+def _add_by_arm(
+    means: TokenMeans, metrics: Mapping[str, Tensor], mask: Tensor, arms: Sequence[str], rows: Sequence[Sample], *, of_all: bool = True
+) -> None:
+    """Metrics over all rows and, where the update has several arms, over the rows of each, as "arm/NAME/metric"."""
+    for name, values in metrics.items():
+        if of_all:
+            means.add(name, values, mask)
+        for arm in arms if arms != ["plain"] else ():
+            mine = torch.tensor([sample.rollout.arm == arm for sample in rows], device=mask.device)
+            if mine.any():
+                means.add(f"arm/{arm}/{name}", values, mask & mine[:, None])
+
+
+def _gap_metrics(means: TokenMeans, x: LossInputs, rows: Sequence[Sample]) -> None:
+    """How far the engine is from the trainer: over completions sampled under the very prompt that they are trained under."""
     assert x.sampling_logps is not None
     assert x.entropy is not None
+    own = [s.rollout.completion.sampled and s.rollout.prompt is s.rollout.train_prompt for s in rows]
+    mask = x.mask & torch.tensor(own, device=x.mask.device)[:, None]
     gap = (x.old_logps - x.sampling_logps).abs()
-    means.add("sampling/sampling_logp_difference/mean", gap, x.mask)
-    means.maximum("sampling/sampling_logp_difference/max", gap, x.mask)
+    means.add("sampling/sampling_logp_difference/mean", gap, mask)
+    means.maximum("sampling/sampling_logp_difference/max", gap, mask)
     means.add("entropy", x.entropy, x.mask)
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmrl.head import chunked_logps_entropy
+from mmrl.head import chunked_kl, chunked_logps_entropy
 from mmrl.models.attention import FlatContext, PrefixContext, SegmentContext, StopForward, take_streams
 from mmrl.models.patches import project_patches
 from mmrl.models.positions import VisionLayout
@@ -141,9 +141,10 @@ class Policy(nn.Module):
         temperature: float,
         prefixes: Prefixes | None = None,
         keys_values: KeysValues | None = None,
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Log-probability and entropy in nats, float32 [n], of every completion token of the stream, row after row. Segments come with
-        their prefixes, and with the keys and values that `read_prefixes` made of them; without those, all of it is one stream.
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n d"]]:
+        """Log-probability and entropy in nats, float32 [n], of every completion token of the stream, row after row, and the hidden state
+        that predicts it. Segments come with their prefixes, and with the keys and values that `read_prefixes` made of them; without those,
+        all of it is one stream.
 
         The distribution is the sampler's: logits divided by `temperature`, vision tokens ruled out.
         """
@@ -156,7 +157,15 @@ class Policy(nn.Module):
             rows, self.base.lm_head.weight, stream.targets, temperature=temperature, banned_ids=self.banned_ids, with_entropy=True
         )
         assert entropy is not None
-        return logps, entropy
+        return logps, entropy, rows
+
+    @torch.no_grad()
+    def divergence(self, one: Float[Tensor, "n d"], other: Float[Tensor, "n d"], temperature: float) -> Float[Tensor, " n"]:
+        """Half the symmetric KL in nats, float32 [n], over the whole vocabulary between the distributions that two hidden states of a token
+        predict: 0 to infinity, the same either way round."""
+        weight = self.base.lm_head.weight
+        both = chunked_kl(one, weight, other, weight, temperature=temperature, banned_ids=self.banned_ids, direction="symmetric")
+        return both.float() / 2
 
     def _of_segments(self, segments: Segments, prefixes: Prefixes, keys_values: KeysValues) -> Float[Tensor, "n d"]:
         context = SegmentContext(segments.own(), segments.cross(prefixes), keys_values)

@@ -25,7 +25,7 @@ import numpy as np
 from mmrl.errors import RecipeError, TaskError
 from mmrl.models.patchify import VisionInput
 from mmrl.models.positions import VisionLayout, mrope_positions
-from mmrl.types import Media, Prompt, Task
+from mmrl.types import Completion, Media, Prompt, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +56,14 @@ class PromptMaker:
         """One prompt a task, in order. Raises TaskError, naming the task, for media that do not fit the messages, a picture or clip that
         the processor refuses, and a prompt that is too long."""
         return [self._prompt(task, [self._item(task, medium) for medium in task.media]) for task in tasks]
+
+    def written(self, text: str) -> Completion:
+        """`text` as a completion that was given and not sampled: the tokenizer's own ids, then the end of a turn, as in the chat template's
+        assistant message."""
+        tokenizer = self.processor.tokenizer
+        ids = np.array([*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id], np.int64)
+        shown = tokenizer.decode(ids, skip_special_tokens=True)
+        return Completion(ids, shown, np.full(len(ids), np.nan, np.float32), "stop", policy_version=0, sampled=False)
 
     @cached_property
     def _pictures(self) -> VisionInput:

@@ -36,6 +36,17 @@ CHARTS = (
     Chart("Groups without signal", (("frac_reward_zero_std", "all rewards equal"),), unit="%"),
     Chart("Entropy (nats)", (("entropy", "entropy"),)),
     Chart("KL to the reference (nats)", (("kl", "KL"),)),
+    Chart("Perception: divergence from the masked view (nats)", (("perception/kl", "KL"), ("perception/gap", "mean gap"))),
+    Chart(
+        "Perception: share of tokens",
+        (("perception/dependent", "vision-dependent"), ("perception/capped", "at the cap")),
+        unit="%",
+    ),
+    Chart(
+        "VOGUE: share of tokens at a cap",
+        (("vogue/view_capped", "view uncertainty"), ("vogue/entropy_capped", "entropy")),
+        unit="%",
+    ),
     Chart("Tokens clipped", (("clip_ratio/region_mean", "share"),), unit="%"),
     Chart("Gradient norm", (("grad_norm", "norm"),)),
     Chart("Loss", (("loss", "loss"),)),

@@ -79,10 +79,16 @@ function rolloutRow(group, rollout) {
     body.append(html("div", { class: "text", tabindex: "0" }, rollout.text ?? ""));
   }
   if (rollout.prompt !== undefined) body.append(html("details", {}, html("summary", {}, "its own prompt"), html("pre", {}, rollout.prompt)));
+  if (rollout.view) body.append(html("details", {}, html("summary", {}, `its own view: ${rollout.view.name}`), viewOf(rollout.view)));
   if (rollout.films) body.append(html("details", {}, html("summary", {}, "its own frames"), stage({ films: rollout.films }, [])));
   const images = rollout.images ?? group.images;
   const own = group.maze ? mazeView(group.maze, images[0], [rollout], `path of rollout ${rollout.index}`) : rollout.images?.length ? html("div", { class: "pictures" }, ...rollout.images.map(photo)) : null;
   return html("li", { class: `rollout ${outcome(rollout.success)} ${own ? "" : "bare"}`, "data-index": rollout.index }, own, body);
+}
+
+// The pictures that completions were scored under besides their own.
+function viewOf(view) {
+  return view.films ? stage({ films: view.films }, []) : html("div", { class: `pictures many-${Math.min(view.images.length, 2)}` }, ...view.images.map(photo));
 }
 
 function groupCard(group) {
@@ -92,6 +98,7 @@ function groupCard(group) {
   const head = html("header", {}, html("h3", {}, html("span", { class: "step" }, `step ${group.step}`), group.task),
     html("div", { class: "chips" }, chip(`${solved} of ${group.rollouts.length} solved`, solved === group.rollouts.length ? "solved" : solved ? "partly" : "failed"), html("span", { class: "pair" }, "mean reward ", html("b", {}, shortNumber(mean)))));
   const side = html("div", { class: "side" }, taskView(group, group.rollouts));
+  if (group.view) side.append(html("div", { class: "view" }, html("p", { class: "solution" }, "view ", html("code", {}, group.view.name)), viewOf(group.view)));
   side.append(html("p", { class: "solution" }, "solution ", html("code", {}, group.solution)));
   side.append(html("details", {}, html("summary", {}, "prompt"), html("pre", {}, group.prompt)));
   const list = html("ol", { class: "list" }, ...group.rollouts.map((rollout) => rolloutRow(group, rollout)));

@@ -122,6 +122,9 @@ def _group(rows: list[dict[str, Any]], album: Album, place: str) -> tuple[dict[s
         "rollouts": [],
         **shown,
     }
+    if first.get("view"):
+        group["view"], more = _view(first, meta, album, place)
+        pictures |= more
     for row in rows:
         rollout = _rollout(row, meta, shown.get("truth"), place)
         if row["prompt"] != first["prompt"]:
@@ -130,8 +133,22 @@ def _group(rows: list[dict[str, Any]], album: Album, place: str) -> tuple[dict[s
             own, more = _shown(meta, first["solution"], row, album, place)
             rollout |= {key: own[key] for key in ("images", "films") if key in own}  # or with pictures of its own
             pictures |= more
+        if row.get("view") and _viewed(row) != _viewed(first):
+            rollout["view"], more = _view(row, meta, album, place)
+            pictures |= more
         group["rollouts"].append(rollout)
     return group, pictures
+
+
+def _viewed(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row.get("view"), row.get("view_images") or [], row.get("view_videos") or []
+
+
+def _view(row: Mapping[str, Any], meta: Mapping[str, Any], album: Album, place: str) -> tuple[dict[str, Any], _Pictures]:
+    """The pictures that a rollout was scored under besides its own: "name", "images", and "films" if there are clips."""
+    name, images, videos = _viewed(row)
+    shown, pictures = _shown(meta, "", {"images": images, "videos": videos}, album, f"{place}, view {name}")
+    return {"name": name} | {key: shown[key] for key in ("images", "films") if key in shown}, pictures
 
 
 def _media(row: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -204,7 +221,8 @@ def _maze(meta: Mapping[str, Any], pictures: Sequence[Picture]) -> dict[str, Any
 def _with_pictures(card: dict[str, Any], pictures: _Pictures, album: Album) -> dict[str, Any]:
     """The card with picture paths replaced by positions in the album."""
     position = {path: album.add(key) for path, (key, _) in pictures.items()}
-    for holder in (card, *card.get("rollouts", ())):
+    holders = (card, *card.get("rollouts", ()))
+    for holder in (*holders, *(holder["view"] for holder in holders if "view" in holder)):
         if holder.get("images"):
             holder["images"] = [position[path, PICTURE] for path in holder["images"]]
         for film in holder.get("films", ()):

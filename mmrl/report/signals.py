@@ -31,6 +31,13 @@ SIGNALS = (
         "signed",
         lambda logps, sampling_logps: logps - sampling_logps,
     ),
+    Signal(
+        "dependence",
+        "visual dependence: log-prob − log-prob under the view (nats)",
+        ("logps", "view_logps"),
+        "signed",
+        lambda logps, view_logps: logps - view_logps,
+    ),
     Signal("entropy", "entropy (nats)", ("entropy",), "high", lambda entropy: entropy),
 )
 

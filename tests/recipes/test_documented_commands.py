@@ -18,6 +18,7 @@ PAGES = (
     "README.md",
     "docs/clips.md",
     "docs/grounding.md",
+    "docs/judges.md",
     "docs/mazes.md",
     "docs/performance.md",
     "docs/perturbations.md",

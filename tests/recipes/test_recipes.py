@@ -13,7 +13,7 @@ from mmrl.recipe import load_recipe, to_yaml
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
 NAMES = [str(path.relative_to(ROOT)) for path in RECIPES]
-NUM_RECIPES = 13
+NUM_RECIPES = 25
 
 pytestmark = pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 
@@ -48,6 +48,7 @@ def test_every_component_builds(path):
     specs = [recipe.tasks.train, recipe.tasks.eval, recipe.tasks.sampler, recipe.rollout.engine, recipe.rollout.strategy]
     specs += [recipe.success, recipe.advantage, *(entry.component for entry in (*recipe.rewards, *recipe.losses))]
     specs += [entry.weight for entry in recipe.losses]
+    specs += [*recipe.views.values(), *recipe.shaping]
     for spec in specs:
         if isinstance(spec, Spec):
             assert spec.build() is not None

@@ -233,3 +233,19 @@ def test_a_success_reward_that_fails_says_so():
 
     with pytest.raises(RewardError, match="KeyError: 'goal'"):
         evaluate(Source(), KEYS, Written(), make_prompts, Broken(), Sampling())
+
+
+def test_outcomes_are_kept_by_task_for_comparing():
+    """A reward that does not apply to task 0 is null there."""
+
+    class Sometimes:
+        per_completion = True
+
+        def __call__(self, group):
+            return np.full(len(group.rollouts), np.nan if group.task.id[-1] == "0" else 0.25, np.float32)
+
+    result = evaluated(num_generations=2, rewards=[WeightedReward(Sometimes(), 1.0, "seen")])
+    outcomes = json.loads(json.dumps(result["outcomes"], allow_nan=False))
+    assert outcomes["tasks"] == [f"moves={moves}/{index}" for index in range(3) for moves in (1, 2)]
+    assert outcomes["values"]["success"] == [[0, 0], [0, 0], [1, 0], [1, 0], [1, 1], [1, 1]]
+    assert outcomes["values"]["seen"] == [[None, None], [None, None], *[[0.25, 0.25]] * 4]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -108,6 +109,13 @@ def test_rollout_metrics_of_a_step_in_which_every_reward_failed():
     assert "rewards/part/mean" not in out
 
 
+def test_rollouts_that_a_judge_gave_up_are_counted_by_kind():
+    first, second = (group_numbers([0, 2], [0, 1], [4, 6], [False, True]) for _ in range(2))
+    out = rollout_metrics([replace(first, unscored={"part": "outage"}), second, replace(second, unscored={"part": "malformed"}), first])
+    assert (out["rewards/part/outage"], out["rewards/part/malformed"]) == (2, 2)
+    assert "rewards/part/outage" not in rollout_metrics([second])
+
+
 def test_rollouts_are_a_row_each(tmp_path):
     class Tokenizer:
         def decode(self, ids):
@@ -118,16 +126,40 @@ def test_rollouts_are_a_row_each(tmp_path):
     completions = [Completion(np.array([5, 6]), "five six", np.array([-1.0, -2.0], np.float32), "stop", 3) for _ in range(2)]
     rollouts = tuple(Rollout(prompt, completion, prompt) for completion in completions)
     scored = ScoredGroup(Group(task, rollouts), np.array([1.0, NAN], np.float32), {"part": np.array([1.0, NAN], np.float32)})
-    logps = {id(rollouts[0]): np.array([-1.5, -2.5], np.float32)}
-    path = write_rollouts(tmp_path, 10, [scored], [np.array([1.0, 0.0])], {id(rollouts[0]): 0.7}, logps, Tokenizer())
+    signals = {id(rollouts[0]): {"old_logps": np.array([-1.5, -2.5], np.float32), "old_entropy": np.array([0.5, 0.25], np.float32)}}
+    path = write_rollouts(tmp_path, 10, [scored], [np.array([1.0, 0.0])], {id(rollouts[0]): 0.7}, signals, Tokenizer())
     one, other = pq.read_table(path).to_pylist()
     assert path.name == "step-000010.parquet"
     assert one["tokens"] == ["<5>", "<6>"]
     assert (one["task_id"], one["rollout"], one["advantage"], one["policy_version"]) == ("t/1", 0, pytest.approx(0.7), 3)
     assert one["logps"] == [-1.5, -2.5]
+    assert one["entropy"] == [0.5, 0.25]
+    assert (one["view"], one["view_logps"], one["view_images"]) == (None, None, None)
     assert other["logps"] is None
     assert json.loads(other["parts"]) == {"part": None}
     assert math.isnan(other["reward"])
     assert (tmp_path / one["images"][0]).is_file()
     assert one["videos"] == []
     assert not list(tmp_path.rglob("*.part"))
+    assert one["unscored"] == "{}"
+    away = replace(scored, unscored={"judge": ("outage", "HTTP 503")})
+    path = write_rollouts(tmp_path, 20, [away], [np.array([1.0, 0.0])], {}, {}, Tokenizer())
+    assert [json.loads(row["unscored"]) for row in pq.read_table(path).to_pylist()] == [{"judge": "outage: HTTP 503"}] * 2
+
+
+def test_arms_are_counted_apart_and_the_headline_is_the_policys_own_tries():
+    """Two tries earn 0 and 1, a label 5; one group has no try at all."""
+    whole = GroupNumbers(
+        np.array([0, 1, 5], np.float32), {"part": np.array([0, 2, NAN], np.float32)}, np.array([0, 1, 1], np.float32), np.array([2, 4, 9]),
+        np.array([False, True, False]), 10, arms=("plain", "plain", "label"), attempts=np.array([True, True, False]),
+    )  # fmt: skip
+    gated = GroupNumbers(
+        np.array([0.5], np.float32), {"part": np.array([NAN], np.float32)}, np.array([0], np.float32), np.array([1]), np.array([False]), 10,
+        arms=("perception",), attempts=np.array([False]),
+    )  # fmt: skip
+    out = rollout_metrics([gated, whole])
+    assert (out["reward"], out["success"], out["completions/mean_length"], out["rewards/part/mean"]) == (0.5, 0.5, 3.0, 1.0)
+    assert (out["arm/label/reward"], out["arm/label/success"], out["arm/label/completions/mean_length"]) == (5.0, 1.0, 9.0)
+    assert (out["arm/plain/reward"], out["arm/perception/reward"]) == (0.5, 0.5)
+    assert "arm/label/rewards/part/mean" not in out
+    assert math.isnan(rollout_metrics([gated])["reward"])

@@ -333,3 +333,39 @@ def test_a_value_that_the_class_refuses_is_a_recipe_error_with_its_place(load):
     spec = load(MINIMAL, "advantage.epsilon=-1").advantage
     with pytest.raises(RecipeError, match=r"r\.yaml: advantage: .*epsilon"):
         spec.build()
+
+
+WITH_JUDGE = """
+model: {path: tiny}
+tasks: {train: {use: maze, split: train, annotated: true}}
+rewards:
+  - {use: maze_walker, weight: 0.9}
+  - {use: action_format, weight: 0.1}
+  - {use: perception_r1, weight: 0.7, judge: {use: openai, base_url: "http://localhost:1/v1", model: qwen}}
+  - {use: repetition, weight: 2.0}
+trainer: {max_steps: 3}
+"""
+
+
+def test_a_judge_is_a_component_of_its_reward(load):
+    recipe = load(WITH_JUDGE)
+    judge = recipe.rewards[2].component.fields["judge"]
+    assert (judge.axis, judge.use, judge.fields["model"], judge.fields["cache"]) == ("judge", "openai", "qwen", "")
+    assert load(to_yaml(recipe)) == recipe
+    assert load(WITH_JUDGE, "rewards.2.judge={use: rule}").rewards[2].component.build()
+    (line,) = refusal(load, WITH_JUDGE, "rewards.2.judge.modle=x")
+    assert "rewards.2.judge.modle: openai has no such field; did you mean 'model'?" in line
+    with pytest.raises(RecipeError, match=r"rewards\.2\.judge: base_url must look like"):
+        load(WITH_JUDGE, "rewards.2.judge.base_url=localhost").rewards[2].component.build()
+
+
+@pytest.mark.parametrize(("weight", "said"), [(0.7, False), (0.79, False), (0.8, True), (2.0, True), (0.0, False)])
+def test_a_perception_reward_that_can_outweigh_the_answer_is_told(load, caplog, weight, said):
+    """0.9 for the answer less 0.1 for the form; the penalty earns nothing."""
+    load(WITH_JUDGE, f"rewards.2.weight={weight}")
+    assert ("rewards.2.weight" in caplog.text and "stay below 0.8" in caplog.text) == said
+
+
+def test_it_is_not_told_where_success_is_another_reward(load, caplog):
+    load(WITH_JUDGE, "rewards.2.weight=5", "success={use: maze_reaches}")
+    assert not caplog.text

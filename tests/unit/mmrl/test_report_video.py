@@ -253,3 +253,34 @@ def test_a_broken_span_is_named(meta, message):
 def test_broken_clips_are_named(video, message):
     with pytest.raises(MmrlError, match=message):
         films_of([video], "here")
+
+
+def test_a_view_stands_beside_the_task_and_colours_the_text(tmp_path):
+    """The pictures that completions were scored under too, and per token by how much they were likelier with the clean ones."""
+    problem, answers = next(iter(TASKS.items()))
+    group = scored(problem, answers[:2])
+    media = problem.media[0]
+    black = replace(problem, media=(Media(np.zeros_like(media.frames), media.timestamps_s),))
+    masked = Prompt(black, "<video>?", np.array([0]), {})
+    rollouts = tuple(replace(r, views={"masked": masked}) for r in group.group.rollouts)
+    lengths = [len(r.completion.ids) for r in rollouts]
+    signals = {
+        id(r): {
+            "old_logps": np.full(n, -1.0, np.float32),
+            "old_entropy": np.ones(n, np.float32),
+            "view:masked": np.full(n, -3.5, np.float32),
+        }
+        for r, n in zip(rollouts, lengths, strict=True)
+    }
+    run = write_video_run(tmp_path / "run", {problem: answers})
+    group = replace(group, group=replace(group.group, rollouts=rollouts))
+    write_rollouts(run, 10, [group], [np.ones(2)], {}, signals, Tokenizer(), "masked")
+    page = page_of(write_report(run))
+    first = page["groups"][0]
+    assert first["view"]["name"] == "masked"
+    (film,) = first["view"]["films"]
+    assert len(film["frames"]) == 12
+    assert set(film["frames"]).isdisjoint(first["films"][0]["frames"])
+    assert all("view" not in rollout for rollout in first["rollouts"])
+    assert first["rollouts"][0]["signals"]["dependence"] == [2.5] * lengths[0]
+    assert "view" not in page["groups"][1]

@@ -292,6 +292,13 @@ TWO = {
         "trainer.eval_steps=2",
         "trainer.early_stop={metric: eval/success, patience: 9}",
     ),
+    "views": (
+        "views={masked: {use: patch_mask}, noisy: {use: vogue_view}}",
+        "losses=[{use: clipped_surrogate}, {use: perception, weight: 0.05}, {use: sampled_nll, view: masked, weight: 0.05}]",
+        "shaping=[{use: vogue, mode: released, view: noisy}]",
+        "update.num_mini_batches=2",
+        "trainer.collapse={term: perception, window: 1, max_growth: 0.5, factor: 0.5}",
+    ),
 }
 SMOOTH = "optim.adam_epsilon=1e-3"
 """With AdamW's usual 1e-8 a gradient that is 0 but for rounding moves a weight by the whole learning rate."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,17 @@ def test_repetition_spares_a_straight_corridor():
 def test_repetition_needs_an_ngram():
     with pytest.raises(ValueError, match="ngram_size must be at least 1; got 0"):
         RepetitionPenalty(0)
+
+
+def test_repetition_of_tokens(make_group):
+    """Ids 0 1 2 3: no pair twice, though the text is one word; the text says nothing, the ids do."""
+    group = make_group(["aaaa", "b b b b"], lengths=[4, 4])
+    assert RepetitionPenalty(2, of="tokens")(group).tolist() == [0, 0]
+    ids = np.array([7, 8, 7, 8, 7])
+    again = replace(group, rollouts=tuple(replace(r, completion=replace(r.completion, ids=ids)) for r in group.rollouts))
+    assert RepetitionPenalty(2, of="tokens")(again).tolist() == [-0.5, -0.5]  # 78 87 78 87: 4, of them 2 distinct
+    with pytest.raises(ValueError, match="of must be words or tokens; got 'letters'"):
+        RepetitionPenalty(2, of="letters")
 
 
 def test_repetition_group_of_float32(make_group):

@@ -94,7 +94,8 @@ def test_it_pickles(name):
 
 
 def test_the_catalog_holds_every_perturbation_that_a_recipe_can_write():
-    classes = {declaration(target).target.partition(":")[2] for target in CATALOG["perturbation"].values()}
+    here = [target for target in CATALOG["perturbation"].values() if target.startswith("data_pipelines.")]  # others need a model
+    classes = {declaration(target).target.partition(":")[2] for target in here}
     written_in_code = {"PatchScoreMask", "Swap"}  # they take an array, a clip
     assert classes | written_in_code == {name for name in ops.__all__ if name[0].isupper() and not name.isupper() and "_" not in name}
 

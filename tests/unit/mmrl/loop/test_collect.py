@@ -1,5 +1,7 @@
 """Collecting groups: one draw, or as many as dynamic sampling needs. Tasks say themselves how many of their completions succeed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -170,3 +172,27 @@ def test_an_error_of_another_rank_ends_the_collecting_here(monkeypatch):
     monkeypatch.setattr(module, "together", together)
     with pytest.raises(RewardError, match="process 1: no goal"):
         collector(Source(lambda i: 2))(0, 4, Sampling())
+
+
+class WithLabel(Strategy):
+    """The groups with one more row, which always succeeds and is no try of the policy's."""
+
+    def __call__(self, tasks, engine, make_prompts, num_generations, sampling):
+        groups = super().__call__(tasks, engine, make_prompts, num_generations, sampling)
+        return [replace(g, rollouts=(replace(g.rollouts[0], arm="label", attempt=False), *g.rollouts)) for g in groups]
+
+
+@pytest.mark.parametrize(("low", "kept"), [(0.0, [1, 2, 3]), (None, [0, 1, 2, 3])])
+def test_dynamic_sampling_and_the_sampler_see_the_policys_own_tries(low, kept):
+    """Tasks 0 to 4 are solved 0 to 4 times of 4, the label's row (the first, which is solved too) not counted."""
+
+    class SolvedBesideTheLabel(Solved):
+        def __call__(self, group):
+            return (np.arange(len(group.rollouts)) <= group.task.meta["solved"]).astype(np.float32)
+
+    collect = collector(Source(lambda i: i % 5), DynamicSamplingSection(low=low), reward=SolvedBesideTheLabel())
+    collect = replace(collect, strategy=WithLabel())
+    out = collect(0, 5, Sampling())
+    assert [i for i in ids(out) if i < 5] == kept
+    assert [rate for key, rate in collect.sampler.told[0][1].items()] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert out.gated == 0

@@ -1,12 +1,12 @@
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from mmrl.errors import RewardError
+from mmrl.errors import RewardError, Unscored
 from mmrl.loop.score import WeightedReward, score
 from mmrl.types import Completion, Group, Prompt, Rollout, Task
 
@@ -238,3 +238,64 @@ def test_no_groups():
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@dataclass(frozen=True)
+class GivesUp:
+    """Says nothing about groups whose first text is "away"."""
+
+    per_completion: ClassVar[bool] = True
+
+    def __call__(self, group: Group) -> np.ndarray:
+        if group.rollouts[0].completion.text == "away":
+            raise Unscored("outage", "nobody there")
+        return np.ones(len(group.rollouts), np.float32)
+
+
+def test_a_reward_that_gives_a_group_up_is_not_scored_and_has_not_failed(caplog):
+    rewards = [WeightedReward(values(1, 2), 1.0, "other"), WeightedReward(GivesUp(), 10.0, "judged")]
+    with caplog.at_level("WARNING"):
+        away, there = score([group("away", "x"), group("here", "x", name="toy/2")], rewards, reward_failure_limit=0)
+    assert away.rewards.tolist() == [1, 2]
+    assert np.isnan(away.parts["judged"]).all()
+    assert away.unscored == {"judged": ("outage", "nobody there")}
+    assert away.tracebacks == there.unscored == {}
+    assert there.rewards.tolist() == [11, 12]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "reward 'judged' left 1 of 2 groups unscored, first on task toy/1: outage: nobody there"
+
+
+def test_a_step_that_only_a_judge_could_score_stops_when_it_is_away():
+    with pytest.raises(RewardError, match="no rollout of this step has a reward: 'judged' gave NaN"):
+        score([group("away")], [WeightedReward(GivesUp(), 1.0, "judged")])
+
+
+def arms_of(texts: Sequence[str], arms: Sequence[str]) -> Group:
+    made = group(*texts)
+    return replace(made, rollouts=tuple(replace(rollout, arm=arm) for rollout, arm in zip(made.rollouts, arms, strict=True)))
+
+
+def test_a_reward_for_some_arms_adds_nothing_to_the_others():
+    """It is shown their rollouts only; an arm that no reward is for has none."""
+    seen: list[int] = []
+
+    def count(group: Group) -> np.ndarray:
+        seen.append(len(group.rollouts))
+        return np.full(len(group.rollouts), 10, np.float32)
+
+    both = [
+        WeightedReward(Read(), 1.0, "read", arms=("plain", "label")),
+        WeightedReward(Return(count), 0.5, "other", arms=("plain",)),
+    ]
+    (scored,) = score([arms_of(["1", "bad", "2", "3"], ["plain", "shuffled", "label", "plain"])], both, reward_failure_limit=0.0)
+    np.testing.assert_array_equal(scored.rewards, [6, NAN, 2, 8])
+    np.testing.assert_array_equal(scored.parts["other"], [10, NAN, NAN, 10])
+    assert seen == [2]
+    assert not scored.tracebacks
+
+
+def test_a_failure_inside_an_arm_is_that_rollouts():
+    rewards = [WeightedReward(Read(), 1.0, "read", arms=("plain",))]
+    (scored,) = score([arms_of(["1", "4", "bad"], ["plain", "label", "plain"])], rewards, reward_failure_limit=0.5)
+    np.testing.assert_array_equal(scored.rewards, [1, NAN, NAN])
+    assert [failure is not None for failure in scored.tracebacks["read"]] == [False, False, True]

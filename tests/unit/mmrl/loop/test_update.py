@@ -248,7 +248,7 @@ class Contrast:
         return TermOutput((x.logps - x.view_logps["other"]).square())
 
 
-@pytest.mark.parametrize("need", ["view:other", "view_grad:other"])
+@pytest.mark.parametrize("need", ["view:other", "view_now:other", "view_grad:other"])
 @pytest.mark.parametrize("form", ["two_streams", "flat", "lines"])
 def test_views_with_and_without_gradient_equal_the_plain_form(new_policy, world, make_prompts, maze_tasks, need, form):
     """Two other mazes stand in for a rollout's own by turns, so rows of a view need not lie in the order of the rows."""
@@ -280,3 +280,40 @@ def test_metrics_are_token_means_over_parts_and_ranks():
         means.add("x", torch.tensor(values), torch.tensor(mask))
         means.maximum("top", torch.tensor(values), torch.tensor(mask))
     assert reduce_means(ranks) == {"x": 2.0, "top": 3.0, "forwarded": 0.0}
+
+
+def test_log_probabilities_of_a_view_that_were_taken_before_are_not_taken_again(new_policy, world):
+    """The loss is with those numbers, whatever the policy says of the view now."""
+    rollouts, old, _ = world
+    given = [np.full(length, -0.5 * length, np.float32) for length in LENGTHS]
+    policy = Counted(new_policy())
+    terms = [WeightedTerm(Contrast("view:other"), 1.0, "contrast")]
+    came = accumulate(
+        policy, forward_of(max_rows=3), samples_of(rollouts, "token_mean"), Passes(old, None, {"other": given}), terms, 0, TokenMeans()
+    )
+    with torch.no_grad():
+        rows = [naive(policy.policy, rollout)[0].numpy() for rollout in rollouts]
+    assert came == pytest.approx(sum(((row - there) ** 2).sum() for row, there in zip(rows, given, strict=True)) / sum(LENGTHS), rel=1e-5)
+    assert sorted(policy.lengths) == sorted(LENGTHS)
+
+
+@pytest.mark.parametrize("need", ["view:other", "view_now:other", "view_grad:other"])
+@pytest.mark.parametrize("form", ["two_streams", "lines"])
+def test_a_view_that_is_the_rows_own_prompt_is_exactly_its_own(new_policy, world, make_prompts, maze_tasks, need, form):
+    """Of a task without pictures. Rows of prompt 1 have another view, so both kinds meet in one part; the others add nothing at all."""
+    rollouts, old, _ = world
+    (other,) = make_prompts([maze_tasks.task(maze_tasks.key(7))])
+    viewed = [replace(r, views={"other": other if n in (3, 4, 5) else r.train_prompt}) for n, r in enumerate(rollouts)]
+    policy, alone = Counted(new_policy()), new_policy()
+    terms = [WeightedTerm(Contrast(need), 1.0, "contrast")]
+    samples = samples_of(viewed, "token_mean")
+    came = accumulate(policy, forward_of(form, max_rows=8), samples, Passes(old, None), terms, 0, TokenMeans())
+    expected = accumulate(alone, forward_of(form, max_rows=8), samples[3:6], Passes(old[3:6], None), terms, 0, TokenMeans())
+    assert came == pytest.approx(expected, rel=1e-5)
+    assert relative(gradient(policy.policy), gradient(alone)) < 1e-5
+    if need != "view_grad:other":
+        assert sum(policy.lengths) == sum(LENGTHS) + sum(LENGTHS[3:6])
+    same = [replace(r, views={"other": r.train_prompt}) for r in rollouts]
+    policy = new_policy()
+    assert accumulate(policy, forward_of(form), samples_of(same, "token_mean"), Passes(old, None), terms, 0, TokenMeans()) == 0
+    assert not gradient(policy).any()
