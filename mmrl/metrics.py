@@ -77,12 +77,6 @@ class MetricsFile:
 
 def manifest(name: str, seed: int, parameters: int) -> dict[str, Any]:
     """What made a run: versions, commit, machine, command, seed."""
-    versions = {"python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -92,9 +86,27 @@ def manifest(name: str, seed: int, parameters: int) -> dict[str, Any]:
         "command": shlex.join(["mmrl" if Path(sys.argv[0]).name == "cli.py" else Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": seed,
         "model_parameters": parameters,
-        "versions": versions,
+        "versions": versions(),
         "machine": machine(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of those packages of VERSIONED that are installed; none of them is imported."""
+    found = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """What stands beside numbers that are kept: commit, command (folders of this machine left out), machine, versions."""
+    words = (Path(word).name if word.startswith("/") else word for word in sys.argv[1:])
+    command = shlex.join(["mmrl", *words])
+    return {"commit": source_commit(), "command": command, "machine": machine(), "versions": versions()}
 
 
 def machine() -> dict[str, Any]:
@@ -165,24 +177,30 @@ def write_rollouts(
     advantages: Mapping[int, float],
     logps: Mapping[int, np.ndarray],
     tokenizer: Any,
+    token_rewards: Sequence[tuple[np.ndarray, ...]] | None = None,
 ) -> Path:
-    """rollouts/step-<step>.parquet, one row a rollout. `advantages` (mean over tokens) and `logps` go by id() of the rollout."""
+    """rollouts/step-<step>.parquet, one row a rollout: all that rewards and the advantage saw of it. `advantages` (mean over tokens) and
+    `logps` go by id() of the rollout; `token_rewards` as in `GroupRewards`, per group."""
     rows = []
-    for group, solved in zip(scored, success, strict=True):
+    for number, (group, solved) in enumerate(zip(scored, success, strict=True)):
         task = group.group.task
-        shown = {id(rollout.prompt.task.media): rollout.prompt.task.media for rollout in group.group.rollouts}  # an arm may have its own
+        shown = {id(asked.media): asked.media for asked in (task, *(r.prompt.task for r in group.group.rollouts))}  # an arm may have its own
         saved = {key: save_media(run, media) for key, media in shown.items()}
         for n, rollout in enumerate(group.group.rollouts):
-            completion = rollout.completion
+            completion, asked = rollout.completion, rollout.prompt.task
+            own = None if asked is task else json.dumps({"messages": task.messages, **saved[id(task.media)]}, default=dict)
             rows.append(
                 {
                     "step": step, "policy_version": completion.policy_version, "task_id": task.id, "rollout": n, "arm": rollout.arm,
                     "prompt": rollout.prompt.text, "completion": completion.text, "finish": completion.finish, "solution": task.solution,
-                    "meta": json.dumps(dict(task.meta)), "reward": float(group.rewards[n]), **saved[id(rollout.prompt.task.media)],
+                    "meta": json.dumps(dict(task.meta)), "reward": float(group.rewards[n]), **saved[id(asked.media)],
                     "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}), "advantage": advantages.get(id(rollout), 0.0),
-                    "success": float(solved[n]), "tokens": [tokenizer.decode([i]) for i in completion.ids],
+                    "success": float(solved[n]), "trained": rollout.train_prompt is not None,
+                    "messages": json.dumps(asked.messages, default=dict), "task": own, "completion_ids": completion.ids.tolist(),
+                    "tokens": [tokenizer.decode([i]) for i in completion.ids],
                     "sampling_logps": completion.sampling_logps.tolist(),
                     "logps": None if id(rollout) not in logps else logps[id(rollout)].tolist(), "entropy": None,
+                    "token_rewards": None if token_rewards is None else token_rewards[number][n].tolist(),
                 }
             )  # fmt: skip
     path = run / "rollouts" / f"step-{step:06d}.parquet"
@@ -193,8 +211,9 @@ def write_rollouts(
         [("step", pa.int64()), ("policy_version", pa.int64()), ("task_id", pa.string()), ("rollout", pa.int64()), ("arm", pa.string()),
          ("prompt", pa.string()), ("completion", pa.string()), ("finish", pa.string()), ("solution", pa.string()), ("meta", pa.string()),
          ("images", pa.list_(pa.string())), ("videos", pa.list_(clip)), ("reward", pa.float32()), ("parts", pa.string()),
-         ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())), ("sampling_logps", floats),
-         ("logps", floats), ("entropy", floats)]
+         ("advantage", pa.float32()), ("success", pa.float32()), ("trained", pa.bool_()), ("messages", pa.string()), ("task", pa.string()),
+         ("completion_ids", pa.list_(pa.int64())), ("tokens", pa.list_(pa.string())), ("sampling_logps", floats),
+         ("logps", floats), ("entropy", floats), ("token_rewards", floats)]
     )  # fmt: skip
     part = path.with_name(f".{path.name}.part")
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)

@@ -149,9 +149,10 @@ class Trainer:
             self.state.draws += collected.draws
             seconds |= collected.seconds
             old, ref = self._passes(collected, seconds)
-            updates, kl = self._credit(collected, old, ref)
+            token_rewards, kl = self._kl_in_reward(collected, old, ref)
+            updates = self._credit(collected, token_rewards)
             if self._writes_rollouts():
-                together(self._write_rollouts, collected, updates, old)
+                together(self._write_rollouts, collected, updates, old, token_rewards)
             with _timed(seconds, "update"):
                 metrics = self._update(updates, old if self._several else {}, ref)
         metrics = {**self._rollout_metrics(collected), **kl, **metrics, **{f"perf/{name}_s": value for name, value in seconds.items()}}
@@ -186,26 +187,29 @@ class Trainer:
                     ref = {id(r): v for r, v in zip(rollouts, self.forward.logps(reference, rows), strict=True)}
         return old, ref
 
-    def _credit(
+    def _kl_in_reward(
         self, collected: Collected, old: Mapping[int, np.ndarray], ref: Mapping[int, np.ndarray]
-    ) -> tuple[list[list[Sample]], dict[str, float]]:
-        """Samples of each update; with kl_in_reward its mean over tokens, all ranks together."""
+    ) -> tuple[list[tuple[np.ndarray, ...]] | None, dict[str, float]]:
+        """What kl_in_reward takes off each token, per group and rollout, and its mean over tokens, all ranks together; (None, {}) without."""
         section = self.recipe.update
-        token_rewards, metrics = None, {}
-        if section.kl_in_reward > 0:
-            k1 = {key: kl_k1(torch.from_numpy(old[key]), torch.from_numpy(ref[key])).numpy() for key in old}
-            token_rewards = [  # a rollout that is only compared with has no log-probabilities, and no KL
-                tuple(-section.kl_in_reward * k1.get(id(r), np.zeros(len(r.completion.ids), np.float32)) for r in group.group.rollouts)
-                for group in collected.scored
-            ]
-            sums = gather_from_ranks([(sum(float(v.sum(dtype=np.float64)) for v in k1.values()), sum(map(len, k1.values())))])
-            metrics["kl_in_reward"] = sum(total for ((total, _),) in sums) / sum(count for ((_, count),) in sums)
-        updates = credit(
+        if section.kl_in_reward == 0:
+            return None, {}
+        k1 = {key: kl_k1(torch.from_numpy(old[key]), torch.from_numpy(ref[key])).numpy() for key in old}
+        token_rewards = [  # a rollout that is only compared with has no log-probabilities, and no KL
+            tuple(-section.kl_in_reward * k1.get(id(r), np.zeros(len(r.completion.ids), np.float32)) for r in group.group.rollouts)
+            for group in collected.scored
+        ]
+        sums = gather_from_ranks([(sum(float(v.sum(dtype=np.float64)) for v in k1.values()), sum(map(len, k1.values())))])
+        return token_rewards, {"kl_in_reward": sum(total for ((total, _),) in sums) / sum(count for ((_, count),) in sums)}
+
+    def _credit(self, collected: Collected, token_rewards: Sequence[tuple[np.ndarray, ...]] | None) -> list[list[Sample]]:
+        """Samples of each update."""
+        section = self.recipe.update
+        return credit(
             collected.scored, collected.places, self.estimator, aggregation=section.aggregation,
             max_completion_length=self.recipe.rollout.max_completion_length, mask_truncated=section.mask_truncated_completions,
             num_mini_batches=section.num_mini_batches, rank=self.rank, token_rewards=token_rewards,
         )  # fmt: skip
-        return updates, metrics
 
     def _update(
         self, updates: Sequence[Sequence[Sample]], old: Mapping[int, np.ndarray], ref: Mapping[int, np.ndarray]
@@ -304,12 +308,18 @@ class Trainer:
         every = self.recipe.trainer.log_completions_steps
         return bool(every) and (self.state.step + 1) % every == 0
 
-    def _write_rollouts(self, collected: Collected, updates: Sequence[Sequence[Sample]], old: Mapping[int, np.ndarray]) -> None:
+    def _write_rollouts(
+        self,
+        collected: Collected,
+        updates: Sequence[Sequence[Sample]],
+        old: Mapping[int, np.ndarray],
+        token_rewards: Sequence[tuple[np.ndarray, ...]] | None,
+    ) -> None:
         """The first rank's rollouts, with log-probabilities under the policy that they were sampled from."""
         if self.accelerator.is_main_process:
             advantages = {id(s.rollout): float(s.advantages.mean()) for samples in updates for s in samples}
             tokenizer = self.processor.tokenizer
-            write_rollouts(self.folder, self.state.step + 1, collected.scored, collected.success, advantages, old, tokenizer)
+            write_rollouts(self.folder, self.state.step + 1, collected.scored, collected.success, advantages, old, tokenizer, token_rewards)
 
     # --- the folder ---------------------------------------------------------------------------------------------------------------
 
