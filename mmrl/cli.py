@@ -101,10 +101,12 @@ def ablate(
     recipe: RecipePath,
     out: Annotated[Path, typer.Option(help="Folder for runs/, logs/, plots/, table.md and table.json; goes on where it stopped.")],
     vary: Annotated[
-        list[str] | None, typer.Option(metavar="KEY.PATH=V1,V2", help="Values to try; may be repeated: all combinations, the first is the base.")
+        list[str] | None,
+        typer.Option(metavar="KEY.PATH=V1,V2", help="Values to try; may be repeated: all combinations, the first is the base."),
     ] = None,
     variants: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML instead of --vary, name: [override, ...] a variant; 'base' is RECIPE as it is.")
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML instead of --vary, name: [override, ...] a variant; 'base' is RECIPE as it is."),
     ] = None,
     overrides: Overrides = None,
     seeds: Annotated[str, typer.Option(help="Of trainer.seed, with commas between; each variant runs with each.")] = "0,1,2",
@@ -151,7 +153,14 @@ def reward_replay(
     from mmrl.lab.replay import replay_command
 
     text = replay_command(
-        run, rewards or (), advantage=advantage, steps=steps, with_probes=probes, out=out, num_generations=num_generations, logged=logged or ()
+        run,
+        rewards or (),
+        advantage=advantage,
+        steps=steps,
+        with_probes=probes,
+        out=out,
+        num_generations=num_generations,
+        logged=logged or (),
     )
     typer.echo(text)
 

@@ -184,7 +184,9 @@ def write_rollouts(
     rows = []
     for number, (group, solved) in enumerate(zip(scored, success, strict=True)):
         task = group.group.task
-        shown = {id(asked.media): asked.media for asked in (task, *(r.prompt.task for r in group.group.rollouts))}  # an arm may have its own
+        shown = {
+            id(asked.media): asked.media for asked in (task, *(r.prompt.task for r in group.group.rollouts))
+        }  # an arm may have its own
         saved = {key: save_media(run, media) for key, media in shown.items()}
         for n, rollout in enumerate(group.group.rollouts):
             completion, asked = rollout.completion, rollout.prompt.task

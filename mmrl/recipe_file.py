@@ -170,9 +170,9 @@ def dump(data: Mapping[str, Any]) -> str:
     """YAML that `read_tree` reads back to the same data, keys in their order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
+
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": [1]}} -> {"a.b.0": 1}; empty lists and sections stay as they are."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     inside = {key: value for name, item in items for key, value in flat(item, f"{prefix}.{name}" if prefix else str(name)).items()}
     return inside or {prefix: tree}
-

@@ -190,7 +190,7 @@ class Trainer:
     def _kl_in_reward(
         self, collected: Collected, old: Mapping[int, np.ndarray], ref: Mapping[int, np.ndarray]
     ) -> tuple[list[tuple[np.ndarray, ...]] | None, dict[str, float]]:
-        """What kl_in_reward takes off each token, per group and rollout, and its mean over tokens, all ranks together; (None, {}) without."""
+        """What kl_in_reward takes off each token, per group and rollout, and its mean over all ranks' tokens; (None, {}) without."""
         section = self.recipe.update
         if section.kl_in_reward == 0:
             return None, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -10,10 +11,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -76,8 +77,8 @@ class Planned:
         return [sys.executable, "-m", "mmrl.cli", "train", str(self.variant.recipe), *options, "--resume"]
 
     def is_finished(self) -> bool:
-        """Whether the folder holds this very run, done; RecipeError if a run of another recipe is done there. (Of a run that is not done the
-        trainer finds out by itself whether it can go on.)"""
+        """Whether the folder holds this very run, done; RecipeError if a run of another recipe is done there. (Of a run that is not done
+        the trainer finds out by itself whether it can go on.)"""
         manifest = self.folder / "manifest.json"
         if not manifest.is_file() or json.loads(manifest.read_text())["status"] != "finished":
             return False
@@ -126,8 +127,8 @@ def read_variants(file: Path, recipe: Path) -> list[Variant]:
 
 
 def plan(variants: Sequence[Variant], seeds: Sequence[int], out: Path) -> list[Planned]:
-    """All runs, every recipe checked, seeds outermost, so that a grid that is stopped early has whole seeds. RecipeError lists what is wrong
-    with any of them."""
+    """All runs, every recipe checked, seeds outermost, so that a grid that is stopped early has whole seeds. RecipeError lists what is
+    wrong with any of them."""
     problems, slugs = [], [variant.slug for variant in variants]
     checked: dict[tuple[str, int], Recipe] = {}
     for number, variant in enumerate(variants):
@@ -144,9 +145,9 @@ def plan(variants: Sequence[Variant], seeds: Sequence[int], out: Path) -> list[P
     return [Planned(variant, seed, out, checked[variant.slug, seed]) for seed in seeds for variant in variants]
 
 
-def run_all(runs: Sequence[Planned], processes: int, say: Callable[[str], None]) -> dict[str, str]:
+def run_all(runs: Sequence[Planned], processes: int, lock: int, say: Callable[[str], None]) -> dict[str, str]:
     """Runs what is not finished, `processes` at a time; name of a failed run -> what to tell of it. On an interrupt the children are ended
-    too; the next call goes on where they were."""
+    too; the next call goes on where they were. `lock`: descriptor that the children keep open."""
     waiting = deque(run for run in runs if not run.is_finished())
     if len(waiting) < len(runs):
         say(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already")
@@ -157,7 +158,7 @@ def run_all(runs: Sequence[Planned], processes: int, say: Callable[[str], None])
         while waiting or going:
             while waiting and len(going) < processes:
                 run = waiting.popleft()
-                going[_start(run, processes)] = run
+                going[_start(run, processes, lock)] = run
                 say(f"started {run.name}")
             for process in [process for process in going if process.poll() is not None]:
                 run = going.pop(process)
@@ -188,21 +189,27 @@ def ablate_command(
     metrics: Sequence[str],
     say: Callable[[str], None],
 ) -> tuple[str, list[str]]:
-    """`mmrl ablate`: trains, and writes table.md, table.json and plots/*.svg into `out`. Returns the table, and what to tell of each run that
-    failed; the table is of the others then."""
+    """`mmrl ablate`: trains, and writes table.md, table.json and plots/*.svg into `out`. Returns the table, and what to tell of each run
+    that failed; the table is of the others then."""
     if varied and variants_file is not None:
         raise RecipeError("give --vary or --variants, not both; a variant may have several overrides")
     variants = read_variants(variants_file, recipe) if variants_file is not None else grid(recipe, varied)
     variants = [Variant(variant.name, variant.recipe, (*overrides, *variant.overrides)) for variant in variants]
     planned = plan(variants, _seeds(seeds), out)
     wanted = tuple(dict.fromkeys([*_success_metric(planned), *metrics]))
-    failed = run_all(planned, processes, say)
+    with _alone(out) as lock:
+        failed = run_all(planned, processes, lock, say)
     finished = {run.name: read_finished(run.folder) for run in planned if run.name not in failed}
-    by_variant = {variant.name: {run.seed: finished[run.name] for run in planned if run.variant == variant and run.name in finished} for variant in variants}
+    by_variant = {
+        variant.name: {run.seed: finished[run.name] for run in planned if run.variant == variant and run.name in finished}
+        for variant in variants
+    }
     unknown = [metric for metric in wanted if finished and not any(metric in run.series for run in finished.values())]
     if unknown:
         known = {metric for run in finished.values() for metric in run.series}
-        raise MmrlError(f"--metric {unknown[0]}: no run has it{suggest(unknown[0], known)}. The runs are kept: call again with a right name")
+        raise MmrlError(
+            f"--metric {unknown[0]}: no run has it{suggest(unknown[0], known)}. The runs are kept: call again with a right name"
+        )
     result = compare_runs(by_variant, wanted)
     overridden = {variant.name: [str(variant.recipe), *variant.overrides] for variant in variants}
     commits = sorted({str(run.commit) for run in finished.values()})
@@ -220,14 +227,33 @@ def _placed(variant: Variant, seed: int, out: Path) -> list[str]:
     return [*variant.overrides, *(f"trainer.{key}={json.dumps(value)}" for key, value in folder.items())]
 
 
-def _start(run: Planned, processes: int) -> subprocess.Popen[bytes]:
+@contextmanager
+def _alone(out: Path) -> Iterator[int]:
+    """The descriptor of a lock on the folder. Children inherit it, so it is held as long as one of them lives, even if this process is
+    killed: no two processes ever write one run."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = os.open(out / ".lock", os.O_CREAT | os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MmrlError(
+                f"{out}: another mmrl ablate is at work here, or runs that it started before it was killed; wait for them"
+            ) from error
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _start(run: Planned, processes: int, lock: int) -> subprocess.Popen[bytes]:
     """Unless the caller has set OMP_NUM_THREADS, the children share the cores: threads that contend are slower than one."""
     run.log.parent.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     with run.log.open("ab") as log:
         return subprocess.Popen(
-            run.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env={"OMP_NUM_THREADS": threads} | dict(os.environ)
-        )
+            run.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=(lock,),
+            env={"OMP_NUM_THREADS": threads, **os.environ},
+        )  # fmt: skip
 
 
 def _failure(run: Planned, code: int) -> str:

@@ -31,8 +31,8 @@ def read_finished(folder: Path) -> Finished:
 
 
 def final_value(metric: str, series: Series) -> float | None:
-    """What a run ends with: of a metric of evaluations ("eval/…") the last value; of a metric of steps, which is noisy, the mean of the last
-    tenth of its values, at least one. None where there is none."""
+    """What a run ends with: of a metric of evaluations ("eval/…") the last value; of a metric of steps, which is noisy, the mean of the
+    last tenth of its values, at least one. None where there is none."""
     known = [series[step] for step in sorted(series)]
     values = [value for value in known if value is not None]
     if not values:
@@ -81,8 +81,8 @@ def tables_of(result: Mapping[str, Any]) -> str:
             row += [number(summary["mean"]) + interval(summary["interval"]), signed(difference["mean"]) + interval(difference["interval"])]
         rows.append([*row, number(variant["step_s"]), number(variant["step_ratio"])])
     legend = (
-        "Mean over seeds [95 % t-interval], and the difference to the base, paired by seed. Metrics of evaluations: the last value; others: "
-        "mean of the last tenth of the steps. s/step: median of a run's steps, mean over seeds."
+        "Mean over seeds [95 % t-interval], and the difference to the base, paired by seed. Metrics of evaluations: the last value; "
+        "others: mean of the last tenth of the steps. s/step: median of a run's steps, mean over seeds."
     )
     return f"{markdown(headings, rows)}\n\n{legend}"
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from mmrl.report.rollouts import group_spans, json_object, read_rollouts
 from mmrl.types import Completion, Group, GroupRewards, Media, Prompt, Rollout, Task
 
 _COLUMNS = (
-    "step", "policy_version", "task_id", "rollout", "arm", "prompt", "completion", "finish", "solution", "meta", "images", "videos", "reward",
-    "parts", "advantage", "trained", "messages", "task", "completion_ids", "sampling_logps", "token_rewards",
+    "step", "policy_version", "task_id", "rollout", "arm", "prompt", "completion", "finish", "solution", "meta", "images", "videos",
+    "reward", "parts", "advantage", "trained", "messages", "task", "completion_ids", "sampling_logps", "token_rewards",
 )  # fmt: skip
 _SCALARS = tuple(name for name in _COLUMNS if name not in ("completion_ids", "sampling_logps", "token_rewards"))
 
@@ -65,7 +66,9 @@ class LoggedMedia(Media):
     def frames(self) -> np.ndarray:  # type: ignore[override]  # what a frozen record holds, read late
         for file in self.files:
             if file.suffix != ".png":
-                raise RewardError(f"{file}: the run kept this frame shrunk, to be looked at; a reward that reads its pixels cannot be replayed")
+                raise RewardError(
+                    f"{file}: the run kept this frame shrunk, to be looked at; a reward that reads its pixels cannot be replayed"
+                )
         return np.stack([_read_picture(file) for file in self.files])
 
     @property
@@ -183,7 +186,7 @@ def _lists(table: pa.Table, name: str) -> list[np.ndarray]:
     """A column of lists as arrays, without a Python number in between; an empty array for null."""
     column = table[name].combine_chunks()
     offsets, values = column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False)
-    return [values[begin:end] for begin, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [values[begin:end] for begin, end in pairwise(offsets)]
 
 
 def _read_picture(file: Path) -> np.ndarray:

@@ -2,7 +2,7 @@
 policy's own completions of that task earn.
 
 Probes are made from the log alone. The answer's form is the commonest skeleton of tags among the policy's completions; options are those a
-task names in `meta["options"]` or `meta["choices"]`, the moves where solutions are action tokens, else the log's solutions, commonest first.
+task names in `meta["options"]` or `meta["choices"]`, the moves where solutions are action tokens, else the log's solutions.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Probes:
         )
 
     def texts(self, task: Task) -> dict[str, str]:
-        """Name -> completion. A probe that a task offers no way to (a box without a picture) is left out, and so is one that is the same text
-        as one before it."""
+        """Name -> completion. A probe that a task offers no way to (a box without a picture) is left out, and so is one that is the same
+        text as one before it."""
         options = task.meta.get("options") or task.meta.get("choices") or self.options
         options = list(options.values() if isinstance(options, Mapping) else options)
         joint = "" if all(parse_moves(str(option)) for option in options) else " "
@@ -109,8 +109,8 @@ class Tally:
     seen: int = 0
 
     def add(self, probes: Probes, groups: Sequence[Group], rewards: Sequence[WeightedReward]) -> None:
-        """Scores the probes on the tasks of a step. Where a reward looks at a group as a whole, each probe takes the place of the last rollout
-        in turn; otherwise a task's probes are scored together. One that a reward fails on is not scored."""
+        """Scores the probes on the tasks of a step. Where a reward looks at a group as a whole, each probe takes the place of the last
+        rollout in turn; otherwise a task's probes are scored together. One that a reward fails on is not scored."""
         together = all(item.reward.per_completion for item in rewards)
         made, whose = [], []
         for place, group in enumerate(groups, start=self.seen):
@@ -134,7 +134,7 @@ class Tally:
 
         `mean`; the policy's mean and median over all its completions of these tasks; `percentile`: mean over tasks of the share of the
         policy's completions that earn less, ties counting half; `beats_mean`: share of tasks on which it earns more than the policy's mean;
-        `flagged`: its mean is above the policy's median, so that more than half of the policy's completions would do better to be the probe.
+        `flagged`: its mean is above the policy's median, so that most of the policy's completions would gain by being the probe.
         """
         rows = []
         for name, earned in self.earned.items():

@@ -51,13 +51,17 @@ class Scored:
     probes: Tally = field(default_factory=Tally)
 
 
-def open_log(path: Path, *, num_generations: int | None = None, weights: Mapping[str, float] | None = None, steps: range | None = None) -> Log:
+def open_log(
+    path: Path, *, num_generations: int | None = None, weights: Mapping[str, float] | None = None, steps: range | None = None
+) -> Log:
     """A run folder of mmrl, or TRL's completions (`read_trl_log` says what the options are). RecipeError if it is neither."""
     if not path.exists():
         raise RecipeError(f"{path}: no such file or folder; give a run folder, or TRL's completions folder or one of its files")
     if is_trl_log(path):
         if num_generations is None:
-            raise RecipeError(f"{path}: TRL's log does not say where a group ends; give --num-generations, as in the GRPOConfig of that run")
+            raise RecipeError(
+                f"{path}: TRL's log does not say where a group ends; give --num-generations, as in the GRPOConfig of that run"
+            )
         return Log(path, tuple(read_trl_log(path, num_generations, weights, steps)), None)
     if num_generations is not None or weights is not None:
         raise RecipeError(f"{path}: --num-generations and --logged are for TRL's completions; this is no folder with completions_*.parquet")
@@ -69,7 +73,9 @@ def open_log(path: Path, *, num_generations: int | None = None, weights: Mapping
     return Log(path, tuple(read_logged_run(path, steps)), own, float(tree["trainer"]["reward_failure_limit"]))
 
 
-def replay(log: Log, candidates: Mapping[str, Sequence[WeightedReward]], estimator: AdvantageEstimator, probes: Probes | None) -> dict[str, Any]:
+def replay(
+    log: Log, candidates: Mapping[str, Sequence[WeightedReward]], estimator: AdvantageEstimator, probes: Probes | None
+) -> dict[str, Any]:
     """Scores every logged group with each of the candidates, and compares with what was logged; plain JSON.
 
     Advantages on both sides are the `estimator`'s, of a step's groups together, so that only the rewards differ. `reproduced`: the largest
@@ -177,10 +183,8 @@ def _rewarding(log: Log, name: str, conversational: bool) -> Rewarding:
 
 
 def _estimator(log: Log, advantage: str | None) -> AdvantageEstimator:
-    if advantage is not None:
-        spec = read_advantage(advantage)
-    else:
-        spec = log.own.advantage if log.own is not None else read_advantage("use=grpo")
+    own = log.own.advantage if log.own is not None else read_advantage("use=grpo")
+    spec = own if advantage is None else read_advantage(advantage)
     if log.own is None and spec.use not in WITHOUT_LENGTHS:
         raise RecipeError(
             f"--advantage {advantage}: needs the lengths of completions, which TRL does not log; {' and '.join(WITHOUT_LENGTHS)} do without"
@@ -256,12 +260,13 @@ def _tables(log: Log, result: Mapping[str, Any]) -> str:
         f"Advantages of the log, made again from its rewards: largest difference {result['reproduced']:.2g}",
     ]
     headings = (
-        "rewards", "mean reward", "same", "sign flips", "mean |ΔA|", "mean |A|", "Spearman", "Kendall", "dead groups", "best changes", "not scored",
+        "rewards", "mean reward", "same", "sign flips", "mean |ΔA|", "mean |A|", "Spearman", "Kendall", "dead groups", "best changes",
+        "not scored",
     )  # fmt: skip
     rows = [
         [
-            name, number(row["mean"]), share(row["same"]), share(row["sign_flips"]), number(row["mean_abs_change"]), number(row["mean_abs"]),
-            number(row["spearman"]), number(row["kendall"]), share(row["dead"]), share(row["winner_changes"]), str(row["not_scored"]),
+            name, number(row["mean"]), share(row["same"]), share(row["sign_flips"]), number(row["mean_abs_change"]),
+            number(row["mean_abs"]), number(row["spearman"]), number(row["kendall"]), share(row["dead"]), share(row["winner_changes"]), str(row["not_scored"]),
         ]
         for name, row in (("as logged", result["logged"]), *result["candidates"].items())
     ]  # fmt: skip
@@ -275,8 +280,8 @@ def _probe_table(candidates: Mapping[str, Mapping[str, Any]]) -> list[str]:
     headings = ("rewards", "probe", "earns", "policy's mean", "its median", "percentile", "beats the mean", "tasks", "")
     rows = [
         [
-            name, probe["name"], number(probe["mean"]), number(probe["policy_mean"]), number(probe["policy_median"]), share(probe["percentile"]),
-            share(probe["beats_mean"]), str(probe["tasks"]), "ABOVE THE MEDIAN" if probe["flagged"] else "",
+            name, probe["name"], number(probe["mean"]), number(probe["policy_mean"]), number(probe["policy_median"]),
+            share(probe["percentile"]), share(probe["beats_mean"]), str(probe["tasks"]), "ABOVE THE MEDIAN" if probe["flagged"] else "",
         ]
         for name, row in candidates.items()
         for probe in row["probes"]
@@ -295,7 +300,7 @@ def _range(text: str | None) -> range | None:
 
 
 def _weights(logged: Sequence[str]) -> dict[str, float] | None:
-    """ ["accuracy", "format=0.5"] -> {"accuracy": 1.0, "format": 0.5}; None for nothing."""
+    """["accuracy", "format=0.5"] -> {"accuracy": 1.0, "format": 0.5}; None for nothing."""
     out = {}
     for item in logged:
         name, _, weight = item.rpartition("=") if "=" in item else (item, "", "1")

@@ -70,8 +70,8 @@ def read_component(text: str, origin: str) -> dict[str, Any]:
 def read_rewards(text: str, *, conversational: bool = True) -> Rewarding:
     """The rewards that an option names, checked as those of a recipe are.
 
-    A recipe's file (its `rewards`); a list as a recipe writes it, "[{use: a}, {use: b, weight: 0.1}]"; one component, "use=a,field=value"; or
-    "module:function", a reward function written for TRL, called with lists of messages or, unless `conversational`, with texts.
+    A recipe's file (its `rewards`); a list as a recipe writes it, "[{use: a}, {use: b, weight: 0.1}]"; one component, "use=a,field=value";
+    or "module:function", a reward function written for TRL, called with lists of messages or, unless `conversational`, with texts.
     """
     origin = f"--rewards {text}"
     if text.endswith((".yaml", ".yml")):
@@ -87,7 +87,8 @@ def read_rewards(text: str, *, conversational: bool = True) -> Rewarding:
         entries = [{"use": "trl", "function": text, "name": text.rpartition(":")[2], "conversational": conversational}]
     else:
         raise RecipeError(
-            f"{origin}: give a recipe's .yaml, use=name,field=value, a list [{{use: a}}, {{use: b}}], a TRL function module:function, or {SAME}"
+            f"{origin}: give a recipe's .yaml, use=name,field=value, a list [{{use: a}}, {{use: b}}], a function for TRL as "
+            f"module:function, or {SAME}"
         )
     return checked({"rewards": entries}, Checker(lambda dotted: f"{origin}: {dotted}"))
 

@@ -96,11 +96,17 @@ def _group(file: Path, begin: int, rows: Sequence[Mapping[str, Any]], weights: M
     first = rows[0]
     meta = {name: first[name] for name in extra if name != "solution" and all(row[name] == first[name] for row in rows)}
     conversation = not isinstance(first["prompt"], str)
-    messages: Any = tuple(_message(item) for item in first["prompt"]) if conversation else lacks("messages, its prompts are texts")
+    messages: Any = (
+        tuple(_message(item) for item in first["prompt"])
+        if conversation
+        else Absent(f"{file}: prompts are texts; give the function conversational=false")
+    )
     solution = first["solution"] if "solution" in extra else lacks("column 'solution'")
     task = Task(f"{file.stem}/row={begin}", messages, (), solution, meta)
     prompt = Prompt(task, lacks("templated prompt") if conversation else first["prompt"], lacks("token ids"), {})
-    completions = [Completion(lacks("token ids"), _text(row["completion"], file), lacks("log-probabilities"), lacks("finish"), 0) for row in rows]
+    completions = [
+        Completion(lacks("token ids"), _text(row["completion"], file), lacks("log-probabilities"), lacks("finish"), 0) for row in rows
+    ]
     rollouts = tuple(Rollout(prompt, completion, prompt) for completion in completions)
     parts = {name: np.array([np.nan if row[name] is None else row[name] for row in rows], np.float32) for name in weights}
     scored = np.any([~np.isnan(part) for part in parts.values()], axis=0)
