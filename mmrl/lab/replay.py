@@ -196,7 +196,7 @@ def _score(log: Log, step: LoggedStep, rewards: Sequence[WeightedReward]) -> lis
     try:
         return score([group.group for group in step.groups], rewards, reward_failure_limit=log.reward_failure_limit)
     except RewardError as error:
-        remedy = f"\nTRL logs texts and numbers only; {REMEDY}" if log.own is None else ""
+        remedy = f"\n{REMEDY}" if log.own is None else ""
         raise RewardError(f"{step.file}: {error}{remedy}") from error
 
 
@@ -260,13 +260,14 @@ def _tables(log: Log, result: Mapping[str, Any]) -> str:
         f"Advantages of the log, made again from its rewards: largest difference {result['reproduced']:.2g}",
     ]
     headings = (
-        "rewards", "mean reward", "same", "sign flips", "mean |ΔA|", "mean |A|", "Spearman", "Kendall", "dead groups", "best changes",
+        "rewards", "mean reward", "same", "sign flips", "A changes by", "size of A", "Spearman", "Kendall", "dead groups", "best changes",
         "not scored",
     )  # fmt: skip
     rows = [
         [
             name, number(row["mean"]), share(row["same"]), share(row["sign_flips"]), number(row["mean_abs_change"]),
-            number(row["mean_abs"]), number(row["spearman"]), number(row["kendall"]), share(row["dead"]), share(row["winner_changes"]), str(row["not_scored"]),
+            number(row["mean_abs"]), number(row["spearman"]), number(row["kendall"]), share(row["dead"]), share(row["winner_changes"]),
+            str(row["not_scored"]),
         ]
         for name, row in (("as logged", result["logged"]), *result["candidates"].items())
     ]  # fmt: skip
@@ -277,7 +278,7 @@ def _tables(log: Log, result: Mapping[str, Any]) -> str:
 
 
 def _probe_table(candidates: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    headings = ("rewards", "probe", "earns", "policy's mean", "its median", "percentile", "beats the mean", "tasks", "")
+    headings = ("rewards", "probe", "earns", "policy's mean", "its median", "percentile", "beats the mean", "tasks", "flag")
     rows = [
         [
             name, probe["name"], number(probe["mean"]), number(probe["policy_mean"]), number(probe["policy_median"]),

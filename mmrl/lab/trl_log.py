@@ -20,7 +20,10 @@ from mmrl.report.rollouts import read_rollouts
 from mmrl.types import Completion, Group, Prompt, Rollout, Task
 
 _COLUMNS = ("step", "prompt", "completion", "advantage")
-REMEDY = "log it with log_extra in a reward function of the TRL run, or replay a run of `mmrl train`"
+REMEDY = (
+    "TRL logs texts and numbers only. A solution, or another column of the task, is there if a reward function of that run logged it with "
+    "log_extra; token ids never are. A run of `mmrl train` logs all of it"
+)
 
 
 def is_trl_log(path: Path) -> bool:
@@ -91,7 +94,7 @@ def _read_step(file: Path, rows: Sequence[Mapping[str, Any]], num_generations: i
 
 def _group(file: Path, begin: int, rows: Sequence[Mapping[str, Any]], weights: Mapping[str, float], extra: Sequence[str]) -> LoggedGroup:
     def lacks(what: str) -> Any:
-        return Absent(f"{file}: TRL's log has no {what}; {REMEDY}")
+        return Absent(f"{file}: TRL's log has no {what}")
 
     first = rows[0]
     meta = {name: first[name] for name in extra if name != "solution" and all(row[name] == first[name] for row in rows)}

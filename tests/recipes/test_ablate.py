@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mmrl.report import write_report
+
 ROOT = Path(__file__).parents[2]
 RECIPE = "configs/methods/demo.yaml"
 pytestmark = [pytest.mark.trains, pytest.mark.timeout(600)]
@@ -57,8 +59,7 @@ def test_two_variants_two_seeds_and_again(ablate, tmp_path):
     assert sorted(path.name for path in (out / "plots").iterdir()) == ["eval_success.svg", "reward.svg"]
     runs = sorted(path.name for path in (out / "runs").iterdir())
     assert runs == ["epsilon_high=0.2-seed0", "epsilon_high=0.2-seed1", "epsilon_high=0.28-seed0", "epsilon_high=0.28-seed1"]
-    report = subprocess.run([sys.executable, "-m", "mmrl.cli", "report", str(out / "runs" / runs[0])], cwd=ROOT, check=False)
-    assert report.returncode == 0
+    assert write_report(out / "runs" / runs[0]).is_file()
 
     # One run as a kill in its second step leaves it: its first checkpoint, one more line, not finished.
     half = out / "runs" / runs[2]

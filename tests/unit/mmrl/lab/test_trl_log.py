@@ -1,6 +1,7 @@
 """TRL's completions: what its GRPOTrainer writes is read, and what it does not write is missed by name.
 
-`completions_00002.parquet` beside this file is one that TRL 1.16 wrote; the others here are made with its columns.
+`completions_00001.parquet` beside this file is one that TRL 1.16 wrote (rewards `brevity` and, with weight 0.5, `vowels`; the solution by
+`log_extra`; questions with a picture); the others here are made with its columns.
 """
 
 import json
@@ -59,6 +60,18 @@ def texts(tmp_path, monkeypatch):
 def call(path, *rewards, **options):
     defaults = {"advantage": None, "steps": None, "with_probes": False, "out": None, "num_generations": 3, "logged": ()}
     return replay_command(path, rewards, **(defaults | options))
+
+
+def test_what_trl_itself_wrote_is_read(tmp_path):
+    file = Path(__file__).with_name("completions_00001.parquet")
+    call(file, "use=exact_match,answer=text", num_generations=4, logged=["brevity", "vowels=0.5"], out=tmp_path)
+    made = json.loads((tmp_path / "table.json").read_text())
+    assert (made["groups"], made["rollouts"], made["steps"]) == (2, 8, [1])
+    assert made["reproduced"] < 1e-5
+    (step,) = open_log(file, num_generations=4).steps
+    first = step.groups[0].group
+    assert first.task.messages == ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is 2 + 1?"}]},)
+    assert (first.task.solution, first.rollouts[0].completion.text) == ("3", " re video\x01 tur")
 
 
 def test_groups_rewards_and_advantages_are_read(texts):
