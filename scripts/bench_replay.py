@@ -1,7 +1,7 @@
 """How long `mmrl reward replay` takes for 10,000 logged rollouts: prints JSON, and writes it with --out.
 
 COMMAND  OMP_NUM_THREADS=1 python scripts/bench_replay.py --out docs/results/bench/replay.json
-EXPECT   less than 10 s a call, start of Python and reading included, on one core
+EXPECT   about 3 s of CPU time a call, start of Python and reading included; on an idle core that is the time on the clock
 """
 
 import argparse
