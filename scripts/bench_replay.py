@@ -91,7 +91,11 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=10)
     wanted = parser.parse_args()
-    made = provenance() | {"command": shlex.join(["python", "scripts/bench_replay.py", *sys.argv[1:]])}
+    made = provenance() | {
+        "command": shlex.join(
+            ["python", "scripts/bench_replay.py", *(Path(word).name if word.startswith("/") else word for word in sys.argv[1:])]
+        )
+    }
     if wanted.out and made["commit"] is None:
         parser.error("--out: no commit to name; commit first")
     with tempfile.TemporaryDirectory() as folder:
