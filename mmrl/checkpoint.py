@@ -26,6 +26,7 @@ from mmrl.models.policy import Policy
 from mmrl.models.quiet import quiet_transformers
 from mmrl.optim import Optimizer
 from mmrl.recipe import Recipe, to_yaml
+from mmrl.recipe_file import flat
 
 MAY_CHANGE = frozenset(
     f"trainer.{name}"
@@ -142,7 +143,7 @@ def refuse_other_recipe(folder: Path, saved: str, recipe: Recipe) -> None:
 
     What may change: the keys of MAY_CHANGE, and trainer.max_steps where neither the learning rate nor a shaper depends on it.
     """
-    before, now = _flat(yaml.safe_load(saved)), _flat(yaml.safe_load(to_yaml(recipe)))
+    before, now = flat(yaml.safe_load(saved)), flat(yaml.safe_load(to_yaml(recipe)))
     by_max_steps = recipe.optim.lr_scheduler_type in ("linear", "cosine") or bool(recipe.shaping)
     free = MAY_CHANGE if by_max_steps else MAY_CHANGE | {"trainer.max_steps"}
     changed = [key for key in dict.fromkeys([*before, *now]) if before.get(key, ABSENT) != now.get(key, ABSENT) and not _is_free(key, free)]
@@ -156,13 +157,6 @@ def refuse_other_recipe(folder: Path, saved: str, recipe: Recipe) -> None:
 
 def _is_free(key: str, free: Set[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in free)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": [1]}} -> {"a.b.0": 1}; empty lists and sections stay as they are."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    inside = {key: value for name, item in items for key, value in _flat(item, f"{prefix}.{name}" if prefix else str(name)).items()}
-    return inside or {prefix: tree}
 
 
 def _steps(run: Path) -> list[int]:

@@ -22,6 +22,8 @@ tasks_app = typer.Typer(help="Make tasks, and look at them.", no_args_is_help=Tr
 app.add_typer(tasks_app, name="tasks")
 bench_app = typer.Typer(help="Time mmrl against other ways of doing the same work.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
+reward_app = typer.Typer(help="Rewards by themselves, without a model.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(reward_app, name="reward")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Replace one value; may be repeated.")]
@@ -127,6 +129,75 @@ def tiny(
     if steps is not None:
         made = replace(made, lessons=replace(made.lessons, steps=steps))  # pyright: ignore[reportArgumentType] (all courses are dataclasses)
     typer.echo(build_tiny(out, made))
+
+
+@app.command()
+def ablate(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Option(help="Folder for runs/, logs/, plots/, table.md and table.json; goes on where it stopped.")],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY.PATH=V1,V2", help="Values to try; may be repeated: all combinations, the first is the base."),
+    ] = None,
+    variants: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML instead of --vary, name: [override, ...] a variant; 'base' is RECIPE as it is."),
+    ] = None,
+    overrides: Overrides = None,
+    seeds: Annotated[str, typer.Option(help="Of trainer.seed, with commas between; each variant runs with each.")] = "0,1,2",
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="A name in metrics.jsonl, besides the final evaluation's success; may be repeated.")
+    ] = None,
+) -> None:
+    """Train variants of RECIPE with several seeds each, and compare them in one table."""
+    from mmrl.lab.ablate import ablate_command
+
+    table, failures = ablate_command(
+        recipe, varied=vary or (), variants_file=variants, overrides=overrides or (), seeds=seeds, processes=processes, out=out,
+        metrics=metric or (), say=lambda line: typer.echo(line, err=True),
+    )  # fmt: skip
+    typer.echo(table)
+    if failures:
+        raise MmrlError("\n".join([f"{len(failures)} of the runs failed; {out}/table.md is of the others", *failures]))
+
+
+@reward_app.command("replay")
+def reward_replay(
+    run: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or TRL's completions: their folder, or one file.")],
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RECIPE|use=NAME,FIELD=VALUE|MODULE:FUNCTION|same",
+            help="A recipe (its rewards), one reward, a list [{use: a}, {use: b}], a function written for TRL, or the run's own (default); "
+            "may be repeated.",
+        ),
+    ] = None,
+    probes: Annotated[bool, typer.Option("--probes", help="Also score completions that should earn nothing.")] = False,
+    advantage: Annotated[
+        str | None, typer.Option(metavar="use=NAME,FIELD=VALUE", help="Default: the run's own; for TRL's completions grpo.")
+    ] = None,
+    steps: Annotated[str | None, typer.Option(metavar="FIRST-LAST", help="Only these of the logged steps.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for table.md and table.json.")] = None,
+    num_generations: Annotated[int | None, typer.Option(min=2, help="Of TRL's run; needed for its completions.")] = None,
+    logged: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=WEIGHT", help="Reward columns in TRL's completions; default: all, weight 1.")
+    ] = None,
+) -> None:
+    """Score a run's logged rollouts again, without a model, and say what other rewards would have changed."""
+    from mmrl.lab.replay import replay_command
+
+    text = replay_command(
+        run,
+        rewards or (),
+        advantage=advantage,
+        steps=steps,
+        with_probes=probes,
+        out=out,
+        num_generations=num_generations,
+        logged=logged or (),
+    )
+    typer.echo(text)
 
 
 @tasks_app.command()

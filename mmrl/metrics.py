@@ -77,12 +77,6 @@ class MetricsFile:
 
 def manifest(name: str, seed: int, parameters: int) -> dict[str, Any]:
     """What made a run: versions, commit, machine, command, seed."""
-    versions = {"python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -92,9 +86,27 @@ def manifest(name: str, seed: int, parameters: int) -> dict[str, Any]:
         "command": shlex.join(["mmrl" if Path(sys.argv[0]).name == "cli.py" else Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": seed,
         "model_parameters": parameters,
-        "versions": versions,
+        "versions": versions(),
         "machine": machine(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of those packages of VERSIONED that are installed; none of them is imported."""
+    found = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """What stands beside numbers that are kept: commit, command (folders of this machine left out), machine, versions."""
+    words = (Path(word).name if word.startswith("/") else word for word in sys.argv[1:])
+    command = shlex.join(["mmrl", *words])
+    return {"commit": source_commit(), "command": command, "machine": machine(), "versions": versions()}
 
 
 def machine() -> dict[str, Any]:
@@ -166,30 +178,39 @@ def write_rollouts(
     signals: Mapping[int, Mapping[str, np.ndarray]],
     tokenizer: Any,
     view: str | None = None,
+    token_rewards: Sequence[tuple[np.ndarray, ...]] | None = None,
 ) -> Path:
-    """rollouts/step-<step>.parquet, one row a rollout. `advantages` (mean over tokens) and `signals` (of `GroupForward.signals`) go by id()
-    of the rollout. `view`: the view whose pictures and log-probabilities are kept beside the prompt's own."""
+    """rollouts/step-<step>.parquet, one row a rollout: all that rewards and the advantage saw of it. `advantages` (mean over tokens) and
+    `signals` (of `GroupForward.signals`) go by id() of the rollout. `view`: the view whose pictures and log-probabilities are kept beside
+    the prompt's own; `token_rewards` as in `GroupRewards`, per group."""
     rows = []
-    for group, solved in zip(scored, success, strict=True):
+    for number, (group, solved) in enumerate(zip(scored, success, strict=True)):
         task = group.group.task
-        shown = {id(rollout.prompt.task.media): rollout.prompt.task.media for rollout in group.group.rollouts}  # an arm may have its own
+        shown = {
+            id(asked.media): asked.media for asked in (task, *(r.prompt.task for r in group.group.rollouts))
+        }  # an arm may have its own
         under = {id(r): (r, r.views[view]) for r in group.group.rollouts if view in r.views} if view is not None else {}
         views = {key: prompt.task.media for key, (rollout, prompt) in under.items() if prompt is not rollout.train_prompt}
         shown |= {id(media): media for media in views.values()}
         saved = {key: save_media(run, media) for key, media in shown.items()}
         for n, rollout in enumerate(group.group.rollouts):
-            completion, found = rollout.completion, signals.get(id(rollout), {})
+            completion, asked, found = rollout.completion, rollout.prompt.task, signals.get(id(rollout), {})
+            own = None if asked is task else json.dumps({"messages": task.messages, **saved[id(task.media)]}, default=dict)
             other = views.get(id(rollout))
             rows.append(
                 {
                     "step": step, "policy_version": completion.policy_version, "task_id": task.id, "rollout": n, "arm": rollout.arm,
                     "prompt": rollout.prompt.text, "completion": completion.text, "finish": completion.finish, "solution": task.solution,
                     "unscored": json.dumps({k: ": ".join(v) for k, v in group.unscored.items()}),
-                    "meta": json.dumps(dict(task.meta)), "reward": float(group.rewards[n]), **saved[id(rollout.prompt.task.media)],
+                    "meta": json.dumps(dict(task.meta)), "reward": float(group.rewards[n]), **saved[id(asked.media)],
                     "parts": json.dumps({k: _number(v[n]) for k, v in group.parts.items()}), "advantage": advantages.get(id(rollout), 0.0),
-                    "success": float(solved[n]), "tokens": [tokenizer.decode([i]) for i in completion.ids],
+                    "success": float(solved[n]), "trained": rollout.train_prompt is not None,
+                    "messages": json.dumps(asked.messages, default=dict), "task": own, "completion_ids": completion.ids.tolist(),
+                    "tokens": [tokenizer.decode([i]) for i in completion.ids],
                     "sampling_logps": completion.sampling_logps.tolist(), "logps": _listed(found.get("old_logps")),
-                    "entropy": _listed(found.get("old_entropy")), "view": None if other is None else view,
+                    "entropy": _listed(found.get("old_entropy")),
+                    "token_rewards": None if token_rewards is None else token_rewards[number][n].tolist(),
+                    "view": None if other is None else view,
                     "view_logps": None if other is None else _listed(found.get(f"view:{view}")),
                     **{f"view_{key}": value for key, value in (saved[id(other)] if other is not None else {}).items()},
                 }
@@ -203,8 +224,9 @@ def write_rollouts(
          ("unscored", pa.string()),
          ("prompt", pa.string()), ("completion", pa.string()), ("finish", pa.string()), ("solution", pa.string()), ("meta", pa.string()),
          ("images", pa.list_(pa.string())), ("videos", pa.list_(clip)), ("reward", pa.float32()), ("parts", pa.string()),
-         ("advantage", pa.float32()), ("success", pa.float32()), ("tokens", pa.list_(pa.string())),
-         ("sampling_logps", floats), ("logps", floats), ("entropy", floats), ("view", pa.string()), ("view_logps", floats),
+         ("advantage", pa.float32()), ("success", pa.float32()), ("trained", pa.bool_()), ("messages", pa.string()), ("task", pa.string()),
+         ("completion_ids", pa.list_(pa.int64())), ("tokens", pa.list_(pa.string())), ("sampling_logps", floats),
+         ("logps", floats), ("entropy", floats), ("token_rewards", floats), ("view", pa.string()), ("view_logps", floats),
          ("view_images", pa.list_(pa.string())), ("view_videos", pa.list_(clip))]
     )  # fmt: skip
     part = path.with_name(f".{path.name}.part")

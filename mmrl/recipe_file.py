@@ -70,7 +70,7 @@ def _override(tree: Tree, override: str) -> None:
     if not equals or not all(keys):
         raise RecipeError(f"{origin}: expected key.path=value, for example optim.learning_rate=1e-5")
     try:
-        value = _parse(text)
+        value = parse(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{origin}: the value is not YAML: {_one_line(error)}") from error
     node: Any = tree.data
@@ -107,7 +107,7 @@ def _read_yaml(path: Path, named_by: str = "") -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{prefix}{path}: cannot be read as text: {error}") from error
     try:
-        data = _parse(text)
+        data = parse(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not a recipe: {_one_line(error)}") from error
     if not isinstance(data, dict):
@@ -151,7 +151,8 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value)
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(re.sub(r"\.(inf|nan)$", r"\1", node.value.lower())))
 
 
-def _parse(text: str) -> Any:
+def parse(text: str) -> Any:
+    """What a recipe makes of a text: plain data. yaml.YAMLError where it is none."""
     return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader: plain data only
 
 
@@ -168,3 +169,10 @@ _Dumper.add_representer(
 def dump(data: Mapping[str, Any]) -> str:
     """YAML that `read_tree` reads back to the same data, keys in their order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": [1]}} -> {"a.b.0": 1}; empty lists and sections stay as they are."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    inside = {key: value for name, item in items for key, value in flat(item, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return inside or {prefix: tree}

@@ -168,12 +168,13 @@ class Trainer:
             terms, means = self._terms(), TokenMeans()
             collected.scored = together(self._with_views, collected, terms)
             signals, ref = self._passes(collected, terms, seconds)
-            updates, kl = self._credit(collected, {key: found["old_logps"] for key, found in signals.items()}, ref)
+            token_rewards, kl = self._kl_in_reward(collected, {key: found["old_logps"] for key, found in signals.items()}, ref)
             updates = shape(
-                updates, self.shapers, signals, step=step, max_steps=recipe.trainer.max_steps, seed=recipe.trainer.seed, means=means
-            )
+                self._credit(collected, token_rewards), self.shapers, signals,
+                step=step, max_steps=recipe.trainer.max_steps, seed=recipe.trainer.seed, means=means,
+            )  # fmt: skip
             if self._writes_rollouts():
-                together(self._write_rollouts, collected, updates, signals)
+                together(self._write_rollouts, collected, updates, signals, token_rewards)
             with _timed(seconds, "update"):
                 metrics = self._update(updates, terms, signals, ref, means)
         metrics = {**self._rollout_metrics(collected), **kl, **metrics, **{f"perf/{name}_s": value for name, value in seconds.items()}}
@@ -239,26 +240,29 @@ class Trainer:
         for the rows that it forwards and no others."""
         return names_of(self._needs(terms), CACHED) if self._several or self.shapers else []
 
-    def _credit(
+    def _kl_in_reward(
         self, collected: Collected, old: Mapping[int, np.ndarray], ref: Mapping[int, np.ndarray]
-    ) -> tuple[list[list[Sample]], dict[str, float]]:
-        """Samples of each update; with kl_in_reward its mean over tokens, all ranks together."""
+    ) -> tuple[list[tuple[np.ndarray, ...]] | None, dict[str, float]]:
+        """What kl_in_reward takes off each token, per group and rollout, and its mean over all ranks' tokens; (None, {}) without."""
         section = self.recipe.update
-        token_rewards, metrics = None, {}
-        if section.kl_in_reward > 0:
-            k1 = {key: kl_k1(torch.from_numpy(old[key]), torch.from_numpy(ref[key])).numpy() for key in old}
-            token_rewards = [  # a rollout that is only compared with has no log-probabilities, and no KL
-                tuple(-section.kl_in_reward * k1.get(id(r), np.zeros(len(r.completion.ids), np.float32)) for r in group.group.rollouts)
-                for group in collected.scored
-            ]
-            sums = gather_from_ranks([(sum(float(v.sum(dtype=np.float64)) for v in k1.values()), sum(map(len, k1.values())))])
-            metrics["kl_in_reward"] = sum(total for ((total, _),) in sums) / sum(count for ((_, count),) in sums)
-        updates = credit(
+        if section.kl_in_reward == 0:
+            return None, {}
+        k1 = {key: kl_k1(torch.from_numpy(old[key]), torch.from_numpy(ref[key])).numpy() for key in old}
+        token_rewards = [  # a rollout that is only compared with has no log-probabilities, and no KL
+            tuple(-section.kl_in_reward * k1.get(id(r), np.zeros(len(r.completion.ids), np.float32)) for r in group.group.rollouts)
+            for group in collected.scored
+        ]
+        sums = gather_from_ranks([(sum(float(v.sum(dtype=np.float64)) for v in k1.values()), sum(map(len, k1.values())))])
+        return token_rewards, {"kl_in_reward": sum(total for ((total, _),) in sums) / sum(count for ((_, count),) in sums)}
+
+    def _credit(self, collected: Collected, token_rewards: Sequence[tuple[np.ndarray, ...]] | None) -> list[list[Sample]]:
+        """Samples of each update."""
+        section = self.recipe.update
+        return credit(
             collected.scored, collected.places, self.estimator, aggregation=section.aggregation,
             max_completion_length=self.recipe.rollout.max_completion_length, mask_truncated=section.mask_truncated_completions,
             num_mini_batches=section.num_mini_batches, rank=self.rank, token_rewards=token_rewards, arm_weights=section.arm_weights,
         )  # fmt: skip
-        return updates, metrics
 
     def _update(
         self,
@@ -367,14 +371,20 @@ class Trainer:
         return bool(every) and (self.state.step + 1) % every == 0
 
     def _write_rollouts(
-        self, collected: Collected, updates: Sequence[Sequence[Sample]], signals: Mapping[int, Mapping[str, np.ndarray]]
+        self,
+        collected: Collected,
+        updates: Sequence[Sequence[Sample]],
+        signals: Mapping[int, Mapping[str, np.ndarray]],
+        token_rewards: Sequence[tuple[np.ndarray, ...]] | None,
     ) -> None:
         """The first rank's rollouts, with signals under the policy that they were sampled from, and the first view beside the prompt."""
         if self.accelerator.is_main_process:
             advantages = {id(s.rollout): float(s.advantages.mean()) for samples in updates for s in samples}
-            tokenizer = self.processor.tokenizer
             view = next(iter(self.view_names), None)
-            write_rollouts(self.folder, self.state.step + 1, collected.scored, collected.success, advantages, signals, tokenizer, view)
+            write_rollouts(
+                self.folder, self.state.step + 1, collected.scored, collected.success, advantages, signals, self.processor.tokenizer,
+                view, token_rewards,
+            )  # fmt: skip
 
     # --- the folder ---------------------------------------------------------------------------------------------------------------
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mmrl.metrics import machine, source_commit, write_json
+from mmrl.metrics import provenance, write_json
 
 
 def write_bench(file: Path | None, points: list[dict[str, Any]], packages: Sequence[str] = ()) -> None:
@@ -17,7 +16,7 @@ def write_bench(file: Path | None, points: list[dict[str, Any]], packages: Seque
     if file is None:
         print(json.dumps(points[-1], indent=1))
         return
-    words = ["mmrl", *(Path(word).name if word.startswith("/") else word for word in sys.argv[1:])]
-    versions = {name: version(name) for name in ("torch", "transformers", *packages)}
+    made = provenance()
+    made["versions"] = {name: version(name) for name in ("torch", "transformers", *packages)}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"commit": source_commit(), "command": " ".join(words), "machine": machine(), "versions": versions, "points": points})
+    write_json(file, made | {"points": points})

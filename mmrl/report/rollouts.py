@@ -44,8 +44,8 @@ def embed_groups(files: Sequence[Path], album: Album, budget: int) -> Logged:
     taken: dict[int, list[dict[str, Any]]] = {}
     for index in order:
         allowance += budget / len(files)
-        table = _read(files[index])
-        spans = list(_spans(table))
+        table = read_rollouts(files[index], _REQUIRED)
+        spans = list(group_spans(table))
         total, rollouts_total = total + len(spans), rollouts_total + table.num_rows
         for begin, end in spans if allowance > 0 else []:
             group, pictures = _group(table.slice(begin, end - begin).to_pylist(), album, f"{files[index]}: row {begin}")
@@ -88,18 +88,19 @@ def embed_examples(evaluations: Sequence[Evaluation], album: Album, budget: int,
     return taken, len(shared)
 
 
-def _read(file: Path) -> pa.Table:
+def read_rollouts(file: Path, required: Sequence[str]) -> pa.Table:
+    """A file of rollouts that has at least the `required` columns; MmrlError otherwise."""
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise MmrlError(f"{file}: no parquet file that can be read ({error}); delete it to report on the rest of the run") from error
-    missing = [column for column in _REQUIRED if column not in table.column_names]
+    missing = [column for column in required if column not in table.column_names]
     if missing:
         raise MmrlError(f"{file}: no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
     return table
 
 
-def _spans(table: pa.Table) -> Iterator[tuple[int, int]]:
+def group_spans(table: pa.Table) -> Iterator[tuple[int, int]]:
     """[begin, end) of each group: neighbouring rows of one step and task. A rollout number that does not grow begins a new group, so
     that a task drawn twice in a step stays two groups."""
     rows = list(zip(*(table[column].to_pylist() for column in ("step", "task_id", "rollout")), strict=True))
@@ -175,7 +176,7 @@ def _shown(
 def _rollout(row: Mapping[str, Any], meta: Mapping[str, Any], truth: Mapping[str, Any] | None, place: str) -> dict[str, Any]:
     place = f"{place}, rollout {row['rollout']}"
     tokens = list(row.get("tokens") or ())
-    parts = _json(row["parts"], f"{place}: parts")
+    parts = json_object(row["parts"], f"{place}: parts")
     rollout = {
         "index": row["rollout"],
         "arm": row.get("arm") or "plain",
@@ -232,10 +233,10 @@ def _with_pictures(card: dict[str, Any], pictures: _Pictures, album: Album) -> d
 
 def _meta(value: Any, place: str) -> Mapping[str, Any]:
     """A task's meta: an object in evaluation files, its JSON text in rollout files."""
-    return value if isinstance(value, dict) else _json(value, f"{place}: meta")
+    return value if isinstance(value, dict) else json_object(value, f"{place}: meta")
 
 
-def _json(text: str | None, place: str) -> dict[str, Any]:
+def json_object(text: str | None, place: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
     except json.JSONDecodeError as error:

@@ -16,3 +16,13 @@ class Coin:
 
     def __call__(self, group: Group) -> np.ndarray:
         return np.arange(len(group.rollouts)).astype(np.float32) % 2
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Fails at every completion."""
+
+    per_completion: ClassVar[bool] = True
+
+    def __call__(self, group: Group) -> np.ndarray:
+        return np.full(len(group.rollouts), 1 / 0, np.float32)

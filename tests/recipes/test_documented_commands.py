@@ -19,12 +19,13 @@ PAGES = (
     "docs/clips.md",
     "docs/grounding.md",
     "docs/judges.md",
+    "docs/lab.md",
     "docs/mazes.md",
     "docs/performance.md",
     "docs/perturbations.md",
     "docs/videossr.md",
 )
-LESS = {"--n": "20", "--prompt": "64", "--completion": "4", "--num-generations": "2", "--tokens": "4", "--rounds": "1"}
+LESS = {"--n": "20", "--prompt": "64", "--completion": "4", "--num-generations": "2", "--tokens": "4", "--rounds": "1", "--seeds": "0"}
 """Options that say how much work there is, and what a test gives them."""
 TWO_STEPS = (
     "trainer.max_steps=2", "trainer.tasks_per_step=4", "trainer.eval_tasks=2", "success={use: 'coin:Coin'}", "trainer.trackers=[]",
@@ -52,6 +53,7 @@ def small(command: str, model: Path) -> list[str]:
     else:
         words = [sys.executable, "-m", "mmrl.cli", *words[1:]]
     overrides = {"train": (*TWO_STEPS, f"model.path={model}"), "eval": ("eval.tasks=2",), "difficulty": (f"model.path={model}",)}
+    overrides["ablate"] = overrides["train"]
     verb = words[words.index("mmrl.cli") + (2 if "tasks" in words else 1)]
     words = [LESS.get(words[n - 1], word) for n, word in enumerate(words)]
     return words + [argument for override in overrides.get(verb, ()) for argument in ("--set", override)]

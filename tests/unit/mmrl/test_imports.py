@@ -13,7 +13,19 @@ LIGHT = [
     f"{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}".removesuffix(".__init__")
     for package in ("rewards", "data_pipelines")
     for path in sorted((ROOT / package).rglob("*.py"))
-] + ["mmrl", "mmrl.catalog", "mmrl.cli", "mmrl.errors", "mmrl.protocols", "mmrl.recipe", "mmrl.schedules", "mmrl.seeding", "mmrl.types"]
+] + [
+    "mmrl",
+    "mmrl.lab.ablate",
+    "mmrl.lab.replay",
+    "mmrl.catalog",
+    "mmrl.cli",
+    "mmrl.errors",
+    "mmrl.protocols",
+    "mmrl.recipe",
+    "mmrl.schedules",
+    "mmrl.seeding",
+    "mmrl.types",
+]
 
 
 def heavy_after(code: str) -> set[str]:
@@ -32,7 +44,15 @@ def test_the_probe_sees_what_it_looks_for():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["show", "configs/base/maze_tiny.yaml"], ["train", "--help"], ["tasks", "maze", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["show", "configs/base/maze_tiny.yaml"],
+        ["train", "--help"],
+        ["tasks", "maze", "--help"],
+        ["ablate", "--help"],
+        ["reward", "replay", "--help"],
+    ],
 )
 def test_a_command_that_only_looks_loads_no_torch(arguments):
     call = f"import sys; sys.argv = ['mmrl', *{arguments!r}]\nfrom mmrl.cli import main\n"
