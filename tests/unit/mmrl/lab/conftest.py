@@ -53,7 +53,7 @@ def log_groups(
         if r.train_prompt is not None and not np.isnan(reward)
     }
     success = [np.zeros(len(item.rewards), np.float32) for item in scored]
-    write_rollouts(run, step, scored, success, advantages, {}, Tokenizer(), token_rewards)
+    write_rollouts(run, step, scored, success, advantages, {}, Tokenizer(), token_rewards=token_rewards)
     return scored
 
 
