@@ -131,9 +131,16 @@ class ChatServer:
                 where = (self.base_url, self.concurrency)
                 if where not in _pools:
                     _pools[where] = ThreadPoolExecutor(self.concurrency, thread_name_prefix="judge")
-                found = _in_flight[place] = _pools[where].submit(self._answer, key, body, keep)
-                found.add_done_callback(lambda _: _in_flight.pop(place, None))
+                found = _in_flight[place] = _pools[where].submit(self._once, place, key, body, keep)
         return found
+
+    def _once(self, place: str, key: str, body: Mapping[str, Any], keep: Callable[[Reply], bool]) -> Reply:
+        """Leaves the table before anybody can have the reply, so that who asks again is not given the old one."""
+        try:
+            return self._answer(key, body, keep)
+        finally:
+            with _lock:
+                del _in_flight[place]
 
     def _answer(self, key: str, body: Mapping[str, Any], keep: Callable[[Reply], bool]) -> Reply:
         folder = _cache_folder(self.cache)
