@@ -11,7 +11,7 @@ from mmrl.component import suggest
 from mmrl.errors import RecipeError, TaskError
 from mmrl.protocols import Perturbation
 from mmrl.seeding import stream
-from mmrl.types import Media, Prompt, ScoredGroup, Task
+from mmrl.types import Media, Prompt, Rollout, ScoredGroup, Task
 
 CACHED, LIVE, GRADIENT = "view:", "view_now:", "view_grad:"
 """What a loss term may ask of a view: its log-probabilities with the weights that the step began with; with those of the update, without
@@ -60,28 +60,21 @@ class ViewMaker:
 
         Raises TaskError where a perturbation changes the number of tokens, or leaves a picture as it is in TRIES draws.
         """
+        named = [name for name in names if name in self.perturbations]
         made: dict[tuple[str, int], Prompt] = {}
 
-        def views_of(prompt: Prompt | None, given: Mapping[str, Prompt]) -> Mapping[str, Prompt]:
+        def viewed(rollout: Rollout) -> Rollout:
+            prompt = rollout.train_prompt
             if prompt is None:
-                return given
-            for name in names:
-                if name in self.perturbations and (name, id(prompt)) not in made:
+                return rollout
+            for name in named:
+                if (name, id(prompt)) not in made:
                     made[name, id(prompt)] = self.view(prompt, name, step)
-            return {name: made[name, id(prompt)] for name in names if name in self.perturbations} | dict(given)
+            return replace(rollout, views={name: made[name, id(prompt)] for name in named} | dict(rollout.views))
 
-        if not any(name in self.perturbations for name in names):
+        if not named:
             return list(scored)
-        return [
-            replace(
-                item,
-                group=replace(
-                    item.group,
-                    rollouts=tuple(replace(r, views=views_of(r.train_prompt, r.views)) for r in item.group.rollouts),
-                ),
-            )
-            for item in scored
-        ]
+        return [replace(item, group=replace(item.group, rollouts=tuple(map(viewed, item.group.rollouts)))) for item in scored]
 
     def view(self, prompt: Prompt, name: str, step: int) -> Prompt:
         """One view of one prompt; the prompt itself where it has no pictures."""
