@@ -102,7 +102,7 @@ class VideoLessons:
     steps: int = 800
     batch_size: int = 32
     """Clips a step."""
-    kinds: tuple[tuple[str, float, float], ...] = (("grounding-invert", 1, 0.4), ("counting-single", 2, 0.8), ("jigsaw-3", 3, 0.5))
+    kinds: tuple[tuple[str, float, float], ...] = (("grounding-invert", 1, 0.4), ("counting-single", 1, 0.8), ("jigsaw-3", 4, 0.6))
     """Kind of task, its weight among the lessons, and the share of its lessons with a true answer: more where it is harder to see."""
     learning_rate: float = 3e-3
     warmup_steps: int = 40
