@@ -99,10 +99,10 @@ class VideoLessons:
     many of each shape were pasted in. Most answers shown are those of other clips, right in form alone; some are true. So the pupil begins
     to see what counts, and answers by chance."""
 
-    steps: int = 800
+    steps: int = 600
     batch_size: int = 32
     """Clips a step."""
-    kinds: tuple[tuple[str, float, float], ...] = (("grounding-invert", 1, 0.4), ("counting-single", 1, 0.8), ("jigsaw-3", 4, 0.6))
+    kinds: tuple[tuple[str, float, float], ...] = (("grounding-invert", 1, 0.3), ("counting-single", 2, 0.7), ("jigsaw-3", 2, 0.4))
     """Kind of task, its weight among the lessons, and the share of its lessons with a true answer: more where it is harder to see."""
     learning_rate: float = 3e-3
     warmup_steps: int = 40
@@ -125,7 +125,17 @@ class VideoLessons:
     def _tasks(self) -> VideoSSRTasks:
         kinds, weights, _ = zip(*self.kinds, strict=True)
         pixels = self.side**2
-        return VideoSSRTasks("train", seed=SEED, kinds=kinds, weights=weights, frames=self.frames, min_pixels=pixels, max_pixels=pixels)
+        return VideoSSRTasks(
+            "train",
+            seed=SEED,
+            kinds=kinds,
+            weights=weights,
+            frames=self.frames,
+            min_pixels=pixels,
+            max_pixels=pixels,
+            system="",
+            brief=True,
+        )
 
     def _of_another(self, key: TaskKey) -> str:
         """The answer to a clip that is not among the lessons."""

@@ -29,6 +29,7 @@ TRAINING_WEIGHTS = (3.0, 3.0, 3.0, 3.0, 6.0, 12.0)
 """Thousands of tasks of VideoSSR-30K (from its scripts' index ranges; the share of counting is inferred)."""
 VIUBENCH = (*TRAINING[:4], "grounding-shuffle", "counting-easy", "counting-hard", "jigsaw-6", "jigsaw-8")
 """The paper's evaluation set: 2,700 questions, 300 of each kind (inferred), at up to 512 x 512 pixels."""
+BRIEF = {"grounding": "When?", "counting": "How many?", "jigsaw": "Order?"}
 ATTEMPTS = 32
 """Videos and segments drawn for one task, until what was done to one can be seen."""
 
@@ -91,6 +92,8 @@ class VideoSSRTasks:
     """"skip" leaves out videos that cannot be read; to find them, the frames of every video are decoded at the start."""
     system: str = "Give the answer alone, without reasoning or explanation."
     """System message; empty = none."""
+    brief: bool = False
+    """Ask in a word or two ("When?"), for models too small to read: the embedded one sees little beside a long question."""
     version: ClassVar[int] = 1
     media: ClassVar[str] = "video"
     """What its tasks show."""
@@ -302,10 +305,11 @@ class VideoSSRTasks:
         """Short hash of whatever else decides a task."""
         videos = [video.content for video in self.own_videos] if self.videos else ["synthetic"]
         fields = (self.min_pixels, self.max_pixels, self.factor, float(self.min_change), self.system)
-        return f"{digest(*fields, *videos) % 16**8:08x}"
+        return f"{digest(*fields, *videos) % 16**8:08x}{'-brief' if self.brief else ''}"
 
     def _messages(self, shown: Shown) -> tuple[Mapping[str, Any], ...]:
-        content = list(_parts(len(shown.clips), shown.question))
+        question = BRIEF[shown.meta["kind"]] if self.brief else shown.question
+        content = list(_parts(len(shown.clips), question))
         user = {"role": "user", "content": content}
         return ({"role": "system", "content": self.system}, user) if self.system else (user,)
 

@@ -1,5 +1,6 @@
 import pickle
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -290,3 +291,15 @@ def test_the_papers_sets():
     assert {kind: dealt.count(kind) for kind in TRAINING} == dict(zip(TRAINING, (100, 100, 100, 100, 200, 400), strict=True))
     assert len(VIUBENCH) == 9
     assert {*TRAINING, *COUNTING, *VIUBENCH} < set(KINDS)
+
+
+def test_brief_questions_change_the_words_alone():
+    fields: Any = {"split": "train", "kinds": ("grounding-invert", "counting-single", "jigsaw-3"), "frames": 12, "min_pixels": 3136}
+    full, brief = (VideoSSRTasks(**fields, max_pixels=3136, brief=brief) for brief in (False, True))
+    for kind, asked in (("grounding-invert", "When?"), ("counting-single", "How many?"), ("jigsaw-3", "Order?")):
+        one, other = full.task(TaskKey(kind, 4)), brief.task(TaskKey(kind, 4))
+        assert other.messages[-1]["content"][-1] == {"type": "text", "text": asked}
+        assert other.messages[-1]["content"][:-1] == one.messages[-1]["content"][:-1]
+        assert (one.solution, one.meta) == (other.solution, other.meta)
+        assert all(np.array_equal(a.frames, b.frames) for a, b in zip(one.media, other.media, strict=True))
+        assert one.id != other.id
