@@ -46,8 +46,13 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def measured(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Success in all and by number of moves, and the share of walks that come by T, where the run watched it."""
-    out = {"success": evaluation["success"], "interval": evaluation["interval"], "by_moves": by_moves(evaluation, lambda c: c["success"])}
+    """Success in all and by number of moves, and the share of walks that come by T, where the run watched it; of other tasks the mean of
+    each reward by bucket, and what answers earn that see nothing."""
+    out = {"success": evaluation["success"], "interval": evaluation["interval"]}
+    if "moves" not in evaluation["table"][0]:
+        keys = ("bucket", "n", "success", "rewards", "baselines")
+        return out | {"buckets": [{key: cell[key] for key in keys if key in cell} for cell in evaluation["table"]]}
+    out["by_moves"] = by_moves(evaluation, lambda cell: cell["success"])
     if "maze_reaches" in evaluation.get("rewards", {}):
         out["reaches"] = evaluation["rewards"]["maze_reaches"]
         out["reaches_by_moves"] = by_moves(evaluation, lambda cell: cell["rewards"]["maze_reaches"])
