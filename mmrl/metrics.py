@@ -91,10 +91,10 @@ def manifest(name: str, seed: int, parameters: int) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of those packages of VERSIONED that are installed; none of them is imported."""
+def versions(packages: Sequence[str] = VERSIONED) -> dict[str, str]:
+    """Of Python and of those `packages` that are installed; none of them is imported."""
     found = {"python": platform.python_version()}
-    for package in VERSIONED:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mmrl.metrics import provenance, write_json
+from mmrl.metrics import provenance, versions, write_json
 
 
 def write_bench(file: Path | None, points: list[dict[str, Any]], packages: Sequence[str] = ()) -> None:
@@ -17,6 +16,6 @@ def write_bench(file: Path | None, points: list[dict[str, Any]], packages: Seque
         print(json.dumps(points[-1], indent=1))
         return
     made = provenance()
-    made["versions"] = {name: version(name) for name in ("torch", "transformers", *packages)}
+    made["versions"] = versions(("torch", "transformers", *packages))
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, made | {"points": points})
