@@ -118,7 +118,8 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
 def tiny(
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
     name: Annotated[
-        Literal["tiny", "tiny-video"], typer.Option(help="Which: taught easy mazes, or the form of VideoSSR's answers.")
+        Literal["tiny", "tiny-facts", "tiny-video", "tiny-count"],
+        typer.Option(help="Which: taught easy mazes, to say what it sees of them, or some of VideoSSR's answers."),
     ] = "tiny",
     steps: Annotated[int | None, typer.Option(min=0, help="Steps of supervised warm-up; 0 = random weights.")] = None,
 ) -> None:

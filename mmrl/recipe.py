@@ -47,8 +47,8 @@ class ModelSection:
     """The policy."""
 
     path: Text
-    """A folder with a config.json, a hub id `owner/name`, or an embedded model: "tiny", taught easy mazes, or "tiny-video", taught how
-    answers about small clips look."""
+    """A folder with a config.json, a hub id `owner/name`, or an embedded model: "tiny", taught easy mazes, "tiny-facts", taught to
+    say what it sees of them, "tiny-video" and "tiny-count", taught some answers about small clips."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the weights in memory."""
     attn_implementation: Text = "auto"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-EMBEDDED_MODELS = ("tiny", "tiny-video")
+EMBEDDED_MODELS = ("tiny", "tiny-facts", "tiny-video", "tiny-count")
 """Names that a recipe may give in place of a model's folder; `mmrl.tiny` makes them."""
 
 

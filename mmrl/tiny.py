@@ -27,7 +27,7 @@ from mmrl.models.policy import Policy
 from mmrl.models.processor import PromptMaker
 from mmrl.models.quiet import quiet_transformers
 from mmrl.models.tiny import TinyShape
-from mmrl.tiny_lessons import Lessons, MazeLessons, VideoLessons
+from mmrl.tiny_lessons import CountLessons, FactLessons, Lessons, MazeLessons, VideoLessons
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,12 @@ class Made:
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
-MODELS = {"tiny": Made(), "tiny-video": Made(lessons=VideoLessons())}
+MODELS = {
+    "tiny": Made(),
+    "tiny-facts": Made(lessons=FactLessons()),
+    "tiny-video": Made(lessons=VideoLessons()),
+    "tiny-count": Made(lessons=CountLessons()),
+}
 """By their names in recipes."""
 
 

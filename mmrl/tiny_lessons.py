@@ -11,13 +11,17 @@ from typing import Protocol
 from data_pipelines.tasks.maze import MazeTasks
 from data_pipelines.tasks.videossr import VideoSSRTasks
 from mmrl.seeding import stream
+from mmrl.strategies.pearl import PEARL
 from mmrl.types import Task, TaskKey
+from rewards.checklist import Checklist
 
 SYSTEM = "Maze."
 QUESTION = "Go from O to T."
 """The mazes' whole prompt; recipes that start from the tiny model ask the same."""
 WALK = "Walk about."
 MOVES = {(-1, 0): "<|up|>", (1, 0): "<|down|>", (0, -1): "<|left|>", (0, 1): "<|right|>"}
+TOLD = ("start", "goal", "goal_direction")
+"""Facts of a maze that are told before it is walked, by their names in meta["perception"]."""
 SEED = 63
 """Task seed of all lessons; runs with another seed modulo 64 share no maze and no clip with them."""
 
@@ -140,6 +144,96 @@ class VideoLessons:
     def _of_another(self, key: TaskKey) -> str:
         """The answer to a clip that is not among the lessons."""
         return self._tasks.task(TaskKey(key.bucket, key.index + self.steps * self.batch_size)).solution
+
+
+@dataclass(frozen=True)
+class FactLessons:
+    """Easy mazes in words. Asked for the way, the pupil first says where O and T are and then walks; asked a checklist (as the strategy
+    `pearl` asks it), it answers in form. Part of the facts and answers shown are those of other mazes: the pupil learns to speak and begins
+    to see, and whether what it says is true is left to rewards."""
+
+    steps: int = 600
+    batch_size: int = 32
+    """Mazes a step; every other one is asked a checklist."""
+    moves: str = "1-2"
+    turns: str = "0-1"
+    truth: float = 0.5
+    """Share of the facts and answers that are of the maze shown."""
+    learning_rate: float = 3e-3
+    warmup_steps: int = 40
+    side: int = 5
+
+    def step(self, number: int) -> Iterator[Lesson]:
+        """`batch_size` mazes, in turn asked for the way and a checklist."""
+        for index in range(number * self.batch_size, (number + 1) * self.batch_size):
+            task = self._tasks.task(self._tasks.key(index))
+            other = self._tasks.task(self._tasks.key(index + self.steps * self.batch_size))
+            yield (self._asks.perception_task(task), [self._answers(task, other)]) if index % 2 else (task, [self._walks(task, other)])
+
+    def made_of(self) -> str:
+        asked = self._asks.perception_task(self._tasks.task(self._tasks.key(0)))
+        return repr((self._tasks, MazeTasks.version, asked.messages, TOLD))
+
+    @cached_property
+    def _tasks(self) -> MazeTasks:
+        return MazeTasks("train", SEED, self.side, self.side, self.moves, self.turns, system=SYSTEM, question=QUESTION)
+
+    @cached_property
+    def _asks(self) -> PEARL:
+        return PEARL(Checklist())
+
+    def _walks(self, task: Task, other: Task) -> str:
+        facts, others = ([one.meta["perception"][name] for name in TOLD] for one in (task, other))
+        return f"<think>{' '.join(self._mixed(task, facts, others))}</think>{task.solution}"
+
+    def _answers(self, task: Task, other: Task) -> str:
+        answers, others = ([item["answer"] for item in one.meta["checklist"]] for one in (task, other))
+        return "\n".join(f"{number}. {answer}" for number, answer in enumerate(self._mixed(task, answers, others), 1))
+
+    def _mixed(self, task: Task, own: Sequence[str], others: Sequence[str]) -> list[str]:
+        is_true = stream(task.id, "truth").random(len(own)) < self.truth
+        return [mine if true else theirs for mine, theirs, true in zip(own, others, is_true, strict=True)]
+
+
+@dataclass(frozen=True)
+class CountLessons:
+    """Shapes in clips, counted aloud (VideoSSR's counting-single): the pupil names what is in each frame, then counts what it named. Some
+    clips are shown with what is in another one, so that it is sure of little."""
+
+    steps: int = 500
+    batch_size: int = 32
+    """Clips a step."""
+    truth: float = 0.7
+    """Share of the clips shown with what is in them."""
+    learning_rate: float = 3e-3
+    warmup_steps: int = 40
+    frames: int = 12
+    side: int = 56
+    """Pixels."""
+
+    def step(self, number: int) -> Iterator[Lesson]:
+        """`batch_size` clips."""
+        for index in range(number * self.batch_size, (number + 1) * self.batch_size):
+            task = self._tasks.task(self._tasks.key(index))
+            is_true = stream(task.id, "truth").random() < self.truth
+            shown = task if is_true else self._tasks.task(self._tasks.key(index + self.steps * self.batch_size))
+            yield task, [f"<think>{self._named(shown)}</think>{shown.solution}"]
+
+    def made_of(self) -> str:
+        return repr((self._tasks, VideoSSRTasks.version))
+
+    @cached_property
+    def _tasks(self) -> VideoSSRTasks:
+        pixels = self.side**2
+        kinds = ("counting-single",)
+        return VideoSSRTasks(
+            "train", seed=SEED, kinds=kinds, frames=self.frames, min_pixels=pixels, max_pixels=pixels, system="", brief=True
+        )
+
+    def _named(self, task: Task) -> str:
+        """ no circle no no square ...: what is in each frame."""
+        shapes = {frame: name for name, frames in task.meta["shown"].items() for frame in frames}
+        return "".join(f" {shapes.get(frame, 'no')}" for frame in range(self.frames))
 
 
 def random_walk(task: Task, longest: int, number: int) -> str:

@@ -275,7 +275,7 @@ class VideoSSRTasks:
         edit = paste_edit(shapes)
         media = edited(_clip(frames, range(len(frames)), footage), [edit], _no_file)
         numbers = counting.counts(shapes)
-        meta = {"kind": "counting", "counts": numbers}
+        meta = {"kind": "counting", "counts": numbers, "shown": counting.frames_of(shapes)}
         return Shown([list(range(len(frames)))], [edit], (media,), counting.QUESTION, counting.answer(numbers), meta)
 
     def _jigsaw(self, clips: int, footage: Footage, frames: np.ndarray, rng: np.random.Generator) -> Shown | Unfit:

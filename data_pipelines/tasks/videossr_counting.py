@@ -129,6 +129,11 @@ def counts(shapes: Sequence[PastedShape]) -> dict[str, int]:
     return {name: sum(one.shape == name for one in shapes) for name in SHAPES}
 
 
+def frames_of(shapes: Sequence[PastedShape]) -> dict[str, list[int]]:
+    """The frames that show each, by their place among the sampled ones."""
+    return {name: sorted({one.frame for one in shapes if one.shape == name}) for name in SHAPES}
+
+
 def answer(numbers: Mapping[str, int]) -> str:
     return ",".join(str(numbers[name]) for name in SHAPES)
 

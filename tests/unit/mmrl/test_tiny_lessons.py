@@ -1,6 +1,7 @@
 import numpy as np
 
-from mmrl.tiny_lessons import VideoLessons
+from mmrl.tiny_lessons import TOLD, CountLessons, FactLessons, VideoLessons
+from rewards.checklist import Checklist
 from rewards.videossr import KINDS
 
 
@@ -22,3 +23,35 @@ def test_lessons_are_the_same_every_time_and_none_comes_twice():
     first, again = ([(task.id, *shown) for number in range(4) for task, shown in VideoLessons(batch_size=6).step(number)] for _ in range(2))
     assert first == again
     assert len({task for task, _ in first}) == 24
+
+
+def test_fact_lessons_ask_in_turn_and_say_what_is_true_in_part():
+    lessons = FactLessons(steps=10, batch_size=30)
+    shown = [(task, text) for number in range(10) for task, (text,) in lessons.step(number)]
+    checklist = [Checklist().value(task, text) for task, text in shown if task.id.endswith("#perception")]
+    assert len(checklist) == 150
+    told = []
+    for task, text in shown:
+        if not task.id.endswith("#perception"):
+            thought, moves = text.removeprefix("<think>").split("</think>")
+            assert moves == task.solution
+            facts = [task.meta["perception"][name] for name in TOLD]
+            assert thought.count(".") == len(facts)
+            told.append(np.mean([fact in thought for fact in facts]))
+    for values in (checklist, told):  # another maze's answer is right now and then too
+        assert 0.5 < np.mean(values) < 0.8
+        assert {0 <= value <= 1 for value in values} == {True}
+
+
+def test_count_lessons_name_each_frame_and_count_what_they_named():
+    lessons = CountLessons(steps=4, batch_size=20)
+    true = []
+    for task, (text,) in (lesson for number in range(4) for lesson in lessons.step(number)):
+        thought, answer = text.removeprefix("<think>").split("</think>")
+        named = thought.split()
+        assert len(named) == 12
+        assert answer == ",".join(str(named.count(shape)) for shape in ("circle", "square", "triangle"))
+        frames = {frame: shape for shape, own in task.meta["shown"].items() for frame in own}
+        true.append(all(word == frames.get(n, "no") for n, word in enumerate(named)))
+        assert KINDS["counting"](task, text, True) == 1 or not true[-1]
+    assert 0.5 < np.mean(true) < 0.9
