@@ -23,10 +23,12 @@ import torch
 
 from mmrl.models import tiny as untrained
 from mmrl.models.forward import GroupForward
+from mmrl.models.load import load_policy
 from mmrl.models.policy import Policy
 from mmrl.models.processor import PromptMaker
 from mmrl.models.quiet import quiet_transformers
 from mmrl.models.tiny import TinyShape
+from mmrl.recipe import ModelSection
 from mmrl.tiny_lessons import CountLessons, FactLessons, Lessons, MazeLessons, VideoLessons
 
 
@@ -37,6 +39,8 @@ class Made:
     shape: TinyShape = field(default_factory=TinyShape)
     lessons: Lessons = field(default_factory=MazeLessons)
     seed: int = 0
+    after: str = field(default="", repr=False)
+    """Name of the embedded model that these lessons go on from; "" = random weights."""
 
     def digest(self) -> str:
         tokenizer = untrained.build_tokenizer(self.shape.vocab_size)
@@ -44,12 +48,14 @@ class Made:
         training = inspect.getsource(_teach) + inspect.getsource(_rate) + inspect.getsource(type(self.lessons)) + self.lessons.made_of()
         packages = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
         made_of = [repr(self), tokenizer._tokenizer.to_str(), config, untrained.CHAT_TEMPLATE, training, packages]
+        if self.after:
+            made_of.append(MODELS[self.after].digest())
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 MODELS = {
     "tiny": Made(),
-    "tiny-facts": Made(lessons=FactLessons()),
+    "tiny-facts": Made(lessons=FactLessons(), after="tiny"),
     "tiny-video": Made(lessons=VideoLessons()),
     "tiny-count": Made(lessons=CountLessons()),
 }
@@ -81,11 +87,14 @@ def tiny_folder(name: str = "tiny", report: Callable[[str], None] = say) -> Path
 def build_tiny(out: Path, made: Made | None = None, report: Callable[[str], None] = say) -> Path:
     """Builds, teaches and saves a tiny model to the folder `out`."""
     made = made or Made()
-    model, processor = untrained.build_untrained(made.shape, made.seed)
-    policy = Policy(model)
+    if made.after:
+        policy, processor = load_policy(ModelSection(str(tiny_folder(made.after, report))))
+    else:
+        model, processor = untrained.build_untrained(made.shape, made.seed)
+        policy = Policy(model)
     _teach(policy, processor, made.lessons, report)
     with quiet_transformers():
-        untrained.save(model, processor, out)
+        untrained.save(policy.base, processor, out)
     return out
 
 

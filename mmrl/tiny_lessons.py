@@ -152,15 +152,15 @@ class FactLessons:
     `pearl` asks it), it answers in form. Part of the facts and answers shown are those of other mazes: the pupil learns to speak and begins
     to see, and whether what it says is true is left to rewards."""
 
-    steps: int = 600
-    batch_size: int = 32
+    steps: int = 240
+    batch_size: int = 24
     """Mazes a step; every other one is asked a checklist."""
     moves: str = "1-2"
     turns: str = "0-1"
-    truth: float = 0.5
+    truth: float = 0.6
     """Share of the facts and answers that are of the maze shown."""
-    learning_rate: float = 3e-3
-    warmup_steps: int = 40
+    learning_rate: float = 2e-3
+    warmup_steps: int = 20
     side: int = 5
 
     def step(self, number: int) -> Iterator[Lesson]:
