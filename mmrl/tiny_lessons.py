@@ -231,7 +231,7 @@ class CountLessons:
         )
 
     def _named(self, task: Task) -> str:
-        """ no circle no no square ...: what is in each frame."""
+        """no circle no no square ...: what is in each frame."""
         shapes = {frame: name for name, frames in task.meta["shown"].items() for frame in frames}
         return "".join(f" {shapes.get(frame, 'no')}" for frame in range(self.frames))
 
