@@ -113,8 +113,8 @@ def _set_pixels(pictures: Any, section: ModelSection) -> None:
     high = pictures.size["longest_edge"] if section.max_pixels is None else section.max_pixels
     if low > high:
         raise RecipeError(
-            f"model.min_pixels: {low} is above model.max_pixels, {high}; where the recipe gives one of them only, the other is as the model's "
-            "processor was saved: give both"
+            f"model.min_pixels: {low} is above model.max_pixels, {high}; a bound that the recipe does not give is as the model's processor "
+            "was saved: give both"
         )
     pictures.size = {"shortest_edge": low, "longest_edge": high}
 

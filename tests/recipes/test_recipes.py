@@ -99,8 +99,8 @@ def shrunk(recipe: Recipe) -> list[str]:
             overrides.append(f"rewards.{n}={json.dumps(coin)}")
         elif "judge" in entry.component.fields:
             overrides.append(f"rewards.{n}.judge={{use: rule}}")
-    if "checklist" in recipe.rollout.strategy.fields:
-        overrides.append("rollout.strategy.checklist={use: 'coin:Coin'}")
+    if recipe.rollout.strategy.use == "pearl":
+        overrides += ["rollout.strategy.checklist={use: 'coin:Coin'}", "rollout.strategy.max_answer_length=16"]
     return overrides
 
 
