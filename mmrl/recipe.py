@@ -62,6 +62,10 @@ class ModelSection:
     timestamps: Literal["own", "interleaved"] = "own"
     """How the times of a clip reach the model: "own", as its family does it (Qwen2.5-VL in positions, Qwen3-VL in words); "interleaved", as
     text such as "1.0s" before each pair of frames (TimeLens, arXiv:2512.14698), which Qwen3-VL does not take."""
+    min_pixels: PositiveInt | None = None
+    """Least pixels of a picture after resizing; null = as the processor was saved. Clips keep the processor's own."""
+    max_pixels: PositiveInt | None = None
+    """Most pixels of a picture after resizing; null = as the processor was saved."""
     lora: LoraSection | None = None
     """Low-rank adapters; null trains all weights."""
     reference: str | None = None
@@ -341,6 +345,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     if not success_given:  # what is wrong with it is wrong with the rewards it comes from, and said there
         checker.problems = [problem for problem in checker.problems if not problem[0].startswith("success")]
     if isinstance(recipe, Recipe):
+        _check_pixels(recipe.model, checker)
         check_together(recipe, checker)
     if checker.problems:
         raise RecipeError("\n".join(checker.lines()))
@@ -355,6 +360,12 @@ def to_plain(recipe: Recipe) -> dict[str, Any]:
 def to_yaml(recipe: Recipe) -> str:
     """What `mmrl show` prints and a run saves."""
     return dump(to_plain(recipe))
+
+
+def _check_pixels(model: ModelSection, checker: Checker) -> None:
+    low, high = model.min_pixels, model.max_pixels
+    if low is not None and high is not None and low > high:
+        checker.problem("model.min_pixels", f"got {low}; must not be above model.max_pixels, which is {high}")
 
 
 def _plain(value: Any) -> Any:

@@ -21,8 +21,9 @@ from mmrl.recipe_rules import EMBEDDED_MODELS
 
 
 def load_policy(section: ModelSection, device: torch.device | str = "cpu") -> tuple[Policy, Any]:
-    """Policy and processor. Raises RecipeError for a model that is missing, of an unsupported family, without a processor or with weights
-    that do not fit; the first three, also of the reference, before any weight is read."""
+    """Policy and processor. Raises RecipeError for a model that is missing, of an unsupported family, without a processor, with a processor
+    that a bound on pixels contradicts, or with weights that do not fit; all but the last, the first two also of the reference, before any
+    weight is read."""
     path = model_path(section.path)
     _check_family("path", path, section)
     if section.reference is not None:
@@ -31,6 +32,7 @@ def load_policy(section: ModelSection, device: torch.device | str = "cpu") -> tu
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=section.trust_remote_code)
     except (OSError, ValueError) as error:
         raise RecipeError(f"model.path: {path!r} has no processor that can be opened ({_told(error)}); save it beside the model") from error
+    _set_pixels(processor.image_processor, section)
     model = _load("path", path, section)
     if section.freeze_vision:
         model.model.visual.requires_grad_(False)
@@ -101,6 +103,20 @@ def _check_family(name: str, path: str, section: ModelSection) -> None:
         raise RecipeError(f"model.{name}: {path!r} is no model that can be opened ({_told(error)}); give a folder or a hub id") from error
     if config.model_type not in SUPPORTED_TYPES:
         raise RecipeError(f"model.{name}: {path!r} is of type {config.model_type!r}; supported: {', '.join(SUPPORTED_TYPES)}")
+
+
+def _set_pixels(pictures: Any, section: ModelSection) -> None:
+    """The budget of a picture where its processor keeps it, under names of edges, so that it is saved with it; a bound not given stays."""
+    if section.min_pixels is None and section.max_pixels is None:
+        return
+    low = pictures.size["shortest_edge"] if section.min_pixels is None else section.min_pixels
+    high = pictures.size["longest_edge"] if section.max_pixels is None else section.max_pixels
+    if low > high:
+        raise RecipeError(
+            f"model.min_pixels: {low} is above model.max_pixels, {high}; a bound that the recipe does not give is as the model's processor "
+            "was saved: give both"
+        )
+    pictures.size = {"shortest_edge": low, "longest_edge": high}
 
 
 def _told(error: Exception) -> str:

@@ -47,6 +47,12 @@ def test_transformers_opens_it_unchanged(whole):
     assert AutoProcessor.from_pretrained(folder).tokenizer.eos_token == "<|im_end|>"
 
 
+def test_the_budget_of_a_picture_is_saved_with_the_processor(tiny_folder, tmp_path):
+    policy, processor = load_policy(ModelSection(str(tiny_folder), min_pixels=5000, max_pixels=40_000))
+    folder = ckpt.save_checkpoint(tmp_path, 1, policy, processor, stepped(policy), {})
+    assert dict(AutoProcessor.from_pretrained(folder).image_processor.size) == {"shortest_edge": 5000, "longest_edge": 40_000}
+
+
 def test_weights_and_optimizer_come_back_bit_for_bit(whole, tiny_folder):
     folder, policy, optimizer = whole
     other, _ = load_policy(ModelSection(str(tiny_folder)))
@@ -206,6 +212,7 @@ def test_what_does_not_change_the_learning_may_change(tmp_path, tiny_folder, cha
         ("rewards.0.weight=0.5", "rewards.0.weight: was 1.0, now 0.5"),
         ("model.lora={r: 4}", r"model.lora.r: was \(not set\), now 4"),
         ("tasks.train.moves=1-2", "tasks.train.moves: was 1-5, now 1-2"),
+        ("model.max_pixels=40000", "model.max_pixels: was None, now 40000"),
         ("losses=[{use: gspo}]", "losses.0.use: was clipped_surrogate, now gspo"),
     ],
 )

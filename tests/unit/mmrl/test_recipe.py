@@ -78,6 +78,14 @@ trainer: {max_step: 3}
     ]
 
 
+def test_least_pixels_above_most_pixels_are_refused(load):
+    assert load(MINIMAL, "model.min_pixels=4", "model.max_pixels=4").model.max_pixels == 4
+    assert load(MINIMAL, "model.min_pixels=9").model.max_pixels is None
+    assert refusal(load, MINIMAL, "model.min_pixels=9", "model.max_pixels=4") == [
+        "--set model.min_pixels=9: model.min_pixels: got 9; must not be above model.max_pixels, which is 4"
+    ]
+
+
 def test_an_integer_is_a_fine_float_but_not_the_other_way_round(load):
     assert load(MINIMAL, "rollout.temperature=1").rollout.temperature == 1.0
     assert refusal(load, MINIMAL, "trainer.max_steps=3.0") == [

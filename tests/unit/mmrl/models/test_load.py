@@ -1,13 +1,18 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoProcessor
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmrl.errors import RecipeError
 from mmrl.models import load
 from mmrl.models.forward import GroupForward
 from mmrl.models.load import load_policy, load_reference, reference_mode
+from mmrl.models.processor import PromptMaker
 from mmrl.recipe import LoraSection, ModelSection
 
 
@@ -218,3 +223,52 @@ def test_reference_is_a_frozen_model_of_its_own(section, rows):
         next(policy.parameters()).add_(1.0)
         with reference_mode(policy, reference) as forwarded:
             assert torch.equal(logps_of(forwarded, rows), before)
+
+
+@pytest.fixture(params=["tiny_folder", "qwen3_vl_folder"])
+def either_folder(request):
+    """Of Qwen2.5-VL, whose visual token is 28 x 28 pixels, and of Qwen3-VL, 32 x 32."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.mark.parametrize("low", [4096, 40_000])
+@pytest.mark.parametrize("high", [40_000, 200_000])
+def test_a_picture_has_as_many_tokens_as_its_budget_allows(either_folder, picture_task, low, high):
+    policy, processor = load_policy(ModelSection(either_folder, min_pixels=low, max_pixels=high))
+    make_prompts, block = PromptMaker(processor, policy.layout), 2 * processor.image_processor.patch_size
+    tokens = []
+    for size in ((50, 131), (64, 64), (200, 201), (480, 640)):
+        (prompt,) = make_prompts([picture_task("a", size)])
+        height, width = smart_resize(*size, factor=block, min_pixels=low, max_pixels=high)
+        tokens.append(int((prompt.ids == policy.layout.image_token_id).sum()))
+        assert tokens[-1] == height * width // block**2
+        picture = Image.fromarray(prompt.task.media[0].frames[0])
+        by_transformers = processor(text=[prompt.text], images=[picture], return_tensors="np")
+        assert by_transformers["input_ids"][0].tolist() == prompt.ids.tolist()
+        np.testing.assert_array_equal(by_transformers["pixel_values"], prompt.mm_inputs["pixel_values"])
+    assert len(set(tokens)) > 1 or low == high
+
+
+def test_without_a_budget_the_processor_is_as_it_was_saved_and_clips_never_have_one(either_folder):
+    saved = AutoProcessor.from_pretrained(either_folder)
+    _, plain = load_policy(ModelSection(either_folder))
+    _, bounded = load_policy(ModelSection(either_folder, max_pixels=40_000))
+    assert plain.image_processor.to_dict() == saved.image_processor.to_dict()
+    assert bounded.image_processor.to_dict() == saved.image_processor.to_dict() | {
+        "size": {"shortest_edge": saved.image_processor.size["shortest_edge"], "longest_edge": 40_000}
+    }
+    assert plain.video_processor.to_dict() == bounded.video_processor.to_dict() == saved.video_processor.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_pixels": 1000}, r"model\.min_pixels: 3136 is above model\.max_pixels, 1000; .* give both"),
+        ({"min_pixels": 2_000_000}, r"model\.min_pixels: 2000000 is above model\.max_pixels, 1003520; .* give both"),
+        ({"min_pixels": 9, "max_pixels": 8}, r"model\.min_pixels: 9 is above model\.max_pixels, 8; "),
+    ],
+)
+def test_a_bound_that_contradicts_the_other_is_refused_before_weights_are_read(section, fields, message, monkeypatch):
+    monkeypatch.setattr(load, "_load", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(RecipeError, match=message):
+        load_policy(section(**fields))
