@@ -1,6 +1,9 @@
 import numpy as np
+from safetensors.torch import load_file
 
-from mmrl.tiny_lessons import TOLD, CountLessons, FactLessons, VideoLessons
+from mmrl import tiny
+from mmrl.tiny import Made
+from mmrl.tiny_lessons import TOLD, CountLessons, FactLessons, MazeLessons, VideoLessons
 from rewards.checklist import Checklist
 from rewards.videossr import KINDS
 
@@ -55,3 +58,23 @@ def test_count_lessons_name_each_frame_and_count_what_they_named():
         true.append(all(word == frames.get(n, "no") for n, word in enumerate(named)))
         assert KINDS["counting"](task, text, True) == 1 or not true[-1]
     assert 0.5 < np.mean(true) < 0.9
+
+
+def test_a_model_goes_on_from_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMRL_CACHE", str(tmp_path / "cache"))
+    first = Made(lessons=MazeLessons(steps=1, batch_size=3))
+    monkeypatch.setitem(tiny.MODELS, "tiny", first)
+    weights = load_file(tiny.tiny_folder("tiny", print) / "model.safetensors")
+    untaught = Made(lessons=FactLessons(steps=0), after="tiny")
+    assert {name: bool((value == weights[name]).all()) for name, value in built(untaught, tmp_path / "0").items()} == dict.fromkeys(
+        weights, True
+    )
+    taught = built(Made(lessons=FactLessons(steps=1, batch_size=2), after="tiny"), tmp_path / "1")
+    assert any((value != weights[name]).any() for name, value in taught.items())
+    before = untaught.digest()
+    monkeypatch.setitem(tiny.MODELS, "tiny", Made(lessons=MazeLessons(steps=2, batch_size=3)))
+    assert untaught.digest() != before  # what it goes on from is part of what it is
+
+
+def built(made: Made, folder):
+    return load_file(tiny.build_tiny(folder, made, print) / "model.safetensors")
