@@ -13,6 +13,8 @@ from accelerate.utils import gather_object
 
 from mmrl.aggregate import Aggregation, token_weights
 from mmrl.errors import MmrlError
+from mmrl.loop.passes import Known
+from mmrl.ops import kl_k1
 from mmrl.protocols import AdvantageEstimator
 from mmrl.types import GroupRewards, Sample, ScoredGroup
 
@@ -122,6 +124,21 @@ def credit(
             ]
         )
     return updates
+
+
+def kl_in_reward(
+    scored: Sequence[ScoredGroup], known: Known, factor: float
+) -> tuple[list[tuple[np.ndarray, ...]] | None, dict[str, float]]:
+    """`token_rewards` of `credit`: -factor * log(policy / reference) of each token, both as the step began; and the mean of the log-ratio
+    over all ranks' tokens, by its metric's name. (None, {}) where the factor is 0."""
+    if factor == 0:
+        return None, {}
+    k1 = {n: kl_k1(torch.from_numpy(known.signals[n]["old_logps"]), torch.from_numpy(ref)).numpy() for n, ref in known.ref_logps.items()}
+    token_rewards = [  # a rollout that is only compared with has no log-probabilities, and no KL
+        tuple(-factor * k1.get(id(r), np.zeros(len(r.completion.ids), np.float32)) for r in group.group.rollouts) for group in scored
+    ]
+    sums = gather_from_ranks([(sum(float(v.sum(dtype=np.float64)) for v in k1.values()), sum(map(len, k1.values())))])
+    return token_rewards, {"kl_in_reward": sum(total for ((total, _),) in sums) / sum(count for ((_, count),) in sums)}
 
 
 def _branches(
