@@ -134,7 +134,8 @@ class Judge(Protocol):
 
 class AdvantageEstimator(Protocol):
     """It may declare, as class variables that are read when a recipe is checked: `min_generations`, `needs_arms` (arms it cannot do
-    without), `separates_arms: bool` (no two arms share a baseline), and `names_rewards` (which of its fields name a reward)."""
+    without), `separates_arms: bool` (no two arms share a baseline), and `names_rewards` (which of its fields name a reward). What a method
+    `metrics(groups) -> Mapping[str, float]` tells of the same groups is logged."""
 
     def __call__(self, groups: Sequence[GroupRewards]) -> list[list[np.ndarray]]:
         """All groups of the step, all ranks together -> per group, per rollout float32 [T_i]."""

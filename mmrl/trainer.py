@@ -169,15 +169,16 @@ class Trainer:
             collected.scored = together(self.views, collected.scored, asked.views, step)
             known = self._known(asked, collected, seconds)
             token_rewards, kl = kl_in_reward(collected.scored, known, recipe.update.kl_in_reward)
+            credited, told = self._credit(collected, token_rewards)
             updates = shape(
-                self._credit(collected, token_rewards), self.shapers, known.signals,
-                step=step, max_steps=recipe.trainer.max_steps, seed=recipe.trainer.seed, means=means,
-            )  # fmt: skip
+                credited, self.shapers, known.signals, step=step, max_steps=recipe.trainer.max_steps, seed=recipe.trainer.seed, means=means
+            )
             if self._writes_rollouts():
                 together(self._write_rollouts, collected, updates, known.signals, token_rewards)
             with _timed(seconds, "update"):
                 metrics = self._update(updates, known, means)
-        metrics = {**self._rollout_metrics(collected), **kl, **metrics, **{f"perf/{name}_s": value for name, value in seconds.items()}}
+        metrics = {**self._rollout_metrics(collected), **kl, **told, **metrics}
+        metrics |= {f"perf/{name}_s": value for name, value in seconds.items()}
         if recipe.trainer.collapse is not None:
             metrics["collapse/factor"] = self.state.factor
         self._check_watched(metrics)
@@ -213,8 +214,10 @@ class Trainer:
             ref_logps = reference_logps(asked, collected.scored, self.policy, self.reference, self.forward)
         return Known(asked, signals, ref_logps)
 
-    def _credit(self, collected: Collected, token_rewards: Sequence[tuple[np.ndarray, ...]] | None) -> list[list[Sample]]:
-        """Samples of each update."""
+    def _credit(
+        self, collected: Collected, token_rewards: Sequence[tuple[np.ndarray, ...]] | None
+    ) -> tuple[list[list[Sample]], dict[str, float]]:
+        """Samples of each update, and what the estimator tells."""
         section = self.recipe.update
         return credit(
             collected.scored, collected.places, self.estimator, aggregation=section.aggregation,

@@ -73,8 +73,8 @@ def credit(
     rank: int,
     token_rewards: Sequence[tuple[np.ndarray, ...]] | None = None,
     arm_weights: Mapping[str, float] | None = None,
-) -> list[list[Sample]]:
-    """This rank's samples of each of the `num_mini_batches` updates.
+) -> tuple[list[list[Sample]], dict[str, float]]:
+    """This rank's samples of each of the `num_mini_batches` updates; and what the estimator tells of all ranks' groups, for the log.
 
     `places`: each group's number in the step, all ranks together, 0, 1, ... without gaps. Groups stay whole and are dealt by place, in
     `num_mini_batches` blocks of equal size (to one group), so that the number of ranks changes neither advantages nor updates.
@@ -102,7 +102,8 @@ def credit(
         for n, (group, place) in enumerate(zip(scored, places, strict=True))
     ]
     everyone = sorted((group for items in gather_from_ranks(mine) for group in items), key=lambda group: group.place)
-    advantages = estimator([group.rewards for group in everyone])
+    rewards = [group.rewards for group in everyone]
+    advantages = estimator(rewards)
     updates: list[list[Sample]] = []
     for part in range(num_mini_batches):
         block = range(len(everyone) * part // num_mini_batches, len(everyone) * (part + 1) // num_mini_batches)
@@ -123,7 +124,8 @@ def credit(
                 if everyone[n].rank == rank
             ]
         )
-    return updates
+    told = estimator.metrics(rewards) if hasattr(estimator, "metrics") else {}  # pyright: ignore[reportAttributeAccessIssue] (few have it)
+    return updates, told
 
 
 def kl_in_reward(

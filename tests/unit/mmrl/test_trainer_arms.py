@@ -201,6 +201,7 @@ def test_visurf_trains_labels_and_its_correction_leaves_them_alone(recipe, mini_
         assert line["success"] == line["arm/plain/success"] < 1.0
         assert line["arm/label/sampling/importance_sampling_ratio/mean"] == 1.0
         assert "arm/label/clip_ratio/region_mean" in line
+        assert line["visurf/smoothed"] == 0.0
     assert lines[1]["arm/label/logps"] > lines[0]["arm/label/logps"]
 
 

@@ -306,7 +306,7 @@ def two_branches(perception_lengths, arm_weights, aggregation="token_mean"):
 
     rollouts = (*(rollout(n, "perception") for n in perception_lengths), *(rollout(n, "plain") for n in (2, 3, 5)))
     group = ScoredGroup(Group(prompt.task, rollouts), np.arange(len(rollouts), dtype=np.float32), {})
-    (update,) = credit(
+    (update,), _ = credit(
         [group], [0], PerArm(), aggregation=aggregation, max_completion_length=8, mask_truncated=False, num_mini_batches=1, rank=0,
         arm_weights=arm_weights,
     )  # fmt: skip
