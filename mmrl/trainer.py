@@ -27,7 +27,7 @@ from mmrl.loop.credit import credit, gather_from_ranks, kl_in_reward, together
 from mmrl.loop.passes import Asked, Known, policy_signals, reference_logps
 from mmrl.loop.score import WeightedReward
 from mmrl.loop.shape import shape
-from mmrl.loop.update import TokenMeans, WeightedTerm, accumulate, reduce_means
+from mmrl.loop.update import TokenMeans, WeightedTerm, accumulate, arm_grad_norms, reduce_means
 from mmrl.loop.views import ViewMaker, check_views
 from mmrl.metrics import GroupNumbers, MetricsFile, manifest, rollout_metrics, write_json, write_rollouts, write_whole
 from mmrl.models.forward import GroupForward
@@ -228,11 +228,14 @@ class Trainer:
     def _update(self, updates: Sequence[Sequence[Sample]], known: Known, means: TokenMeans) -> dict[str, float]:
         rate = learning_rate(self.recipe.optim, self.state.step, self.recipe.trainer.max_steps)
         losses, norms = [], []
+        arms, arm_norms = self._measured_arms(updates), []
+        step, terms = self.state.step, known.asked.terms
         for _ in range(self.recipe.update.num_iterations):
             for samples in updates:
+                if arms:
+                    arm_norms.append(arm_grad_norms(self.policy, self.forward, samples, known.of, terms, step, self.optimizer, arms))
                 self.optimizer.zero_grad()
-                passes, terms = known.of(samples), known.asked.terms
-                losses.append(accumulate(self.policy, self.forward, samples, passes, terms, self.state.step, means))
+                losses.append(accumulate(self.policy, self.forward, samples, known.of(samples), terms, step, means))
                 norms.append(self.optimizer.step(rate, self.recipe.update.max_grad_norm))
                 self._count_update(norms[-1])
         self.engine.load_policy(self.policy, self.state.updates)
@@ -243,8 +246,18 @@ class Trainer:
             "grad_norm": float(np.mean(finite)) if finite else float("nan"),
             "skipped_updates": float(len(norms) - len(finite)),
             "learning_rate": rate,
+            **{f"arm/{arm}/grad_norm": float(np.mean([found[arm] for found in arm_norms])) for arm in arms},
             **reduce_means([theirs for theirs, _ in ranks]),
         }
+
+    def _measured_arms(self, updates: Sequence[Sequence[Sample]]) -> list[str]:
+        """The arms of all ranks' samples, if there are several and their gradients are to be told apart at this step."""
+        every = self.recipe.trainer.arm_grad_norm_steps
+        if not every or (self.state.step + 1) % every:
+            return []
+        ranks = gather_from_ranks([{sample.rollout.arm for samples in updates for sample in samples}])
+        arms = sorted(set().union(*(mine for (mine,) in ranks)))
+        return arms if len(arms) > 1 else []
 
     def _count_update(self, norm: float) -> None:
         if math.isfinite(norm):

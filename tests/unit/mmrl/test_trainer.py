@@ -299,6 +299,11 @@ TWO = {
         "update.num_mini_batches=2",
         "trainer.collapse={term: perception, window: 1, max_growth: 0.5, factor: 0.5}",
     ),
+    "arms": (
+        "rollout.strategy={use: noisy_rollout, perturbation: {use: diffusion_noise, step: 500}, noisy_generations: 2}",
+        "update.num_mini_batches=2",
+        "trainer.arm_grad_norm_steps=2",
+    ),
 }
 SMOOTH = "optim.adam_epsilon=1e-3"
 """With AdamW's usual 1e-8 a gradient that is 0 but for rounding moves a weight by the whole learning rate."""

@@ -168,6 +168,32 @@ def test_noisy_rollout_trains_both_arms(recipe):
 
 
 @pytest.mark.trains
+def test_measuring_the_gradient_of_each_arm_changes_nothing(recipe, tiny_folder):
+    """At every second step; with dropout, whose masks must stay those of a run that does not measure."""
+    over = {
+        "model": {"path": str(tiny_folder), "lora": {"r": 2, "dropout": 0.3}},
+        "rollout": {"strategy": {"use": "noisy_rollout", "perturbation": NOISE}},
+        "losses": [{"use": "clipped_surrogate"}, {"use": "kl", "weight": 0.1}],
+    }
+    on, off = train(recipe("on", over, arm_grad_norm_steps=2)), train(recipe("off", over))
+    assert same_weights(on, off)
+    first, second = steps(on)
+    found = {name: second.pop(name) for name in ("arm/noisy/grad_norm", "arm/plain/grad_norm")}
+    assert all(norm > 0 for norm in found.values())
+    for mine, own in zip((first, second), steps(off), strict=True):
+        for line in (mine, own):
+            assert not any(name.endswith("/grad_norm") for name in line)
+        assert {k: v for k, v in mine.items() if "perf/" not in k and k != "time_s"} == {
+            k: v for k, v in own.items() if "perf/" not in k and k != "time_s"
+        }
+
+
+@pytest.mark.trains
+def test_one_arm_is_not_measured_by_itself(recipe):
+    assert not any(name.startswith("arm/") for line in steps(train(recipe("on", arm_grad_norm_steps=1))) for name in line)
+
+
+@pytest.mark.trains
 def test_t_grpos_bonus_is_seen_and_changes_the_update(recipe):
     over = {
         "rollout": {"strategy": ORDER},
