@@ -87,8 +87,8 @@ class RolloutStrategy(Protocol):
     """Groups of `num_generations` rollouts a task, or as many as the strategy says. It may say more of itself, read from its source when a
     recipe is checked: `arms: ClassVar[tuple[str, ...]]`, every arm it makes (else they are not checked); `separate_arms: ClassVar[bool]`,
     its arms must not share a baseline; `needs_video: ClassVar[bool]`; `views: ClassVar[tuple[str, ...]]`, views that it puts on all
-    rollouts that are trained. A method `check(task, num_generations)` is called with the first task before the model is loaded, and raises
-    what is wrong with it."""
+    rollouts that are trained; `gates: ClassVar[bool]`, it may let the policy have no try at a task. A method `check(task, num_generations)`
+    is called with the first task before the model is loaded, and raises what is wrong with it."""
 
     def __call__(
         self,

@@ -284,6 +284,10 @@ class Trainer:
             out["dynamic_sampling/drawn"] = float(collected.drawn)
         if any(len(set(group.arms)) > 1 for group in groups) or collected.gated:
             out["gated"] = collected.gated / collected.drawn
+        source = self.collector.source
+        tried = {f"{key.bucket}/{key.index}": had for key, had in collected.tried.items() if source.size(key.bucket) is not None}
+        if tried and getattr(self.collector.strategy, "gates", False):
+            out["never_passed"] = self.state.never_passed(tried)
         opened = getattr(self.collector.sampler, "opened", None)
         return out if opened is None else {**out, "curriculum/opened": float(opened)}
 

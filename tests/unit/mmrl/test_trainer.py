@@ -642,6 +642,15 @@ def test_a_run_on_a_plateau_stops_and_stays_stopped(recipe):
     assert steps == [line["step"] for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "reward" in line]
 
 
+def test_tasks_that_never_passed_by_hand():
+    """a and b are drawn, then b and c, then b: a passes first and then no more, b never, c at once."""
+    state = Progressed()
+    assert state.never_passed({"a": True, "b": False}) == 0.5
+    assert state.never_passed({"b": False, "c": True}) == pytest.approx(1 / 3)
+    assert Progressed(**json.loads(json.dumps(vars(state)))).never_passed({"a": False}) == pytest.approx(1 / 3)  # from a checkpoint
+    assert state.never_passed({"b": True}) == 0
+
+
 def test_done_by_steps_and_by_time():
     assert not Progressed(step=4).done(TrainerSection(max_steps=5))
     assert Progressed(step=5).done(TrainerSection(max_steps=5))

@@ -48,6 +48,23 @@ class Blind(Even):
 
 
 @dataclass(frozen=True)
+class Six:
+    """The first three tasks of each of two buckets of a source."""
+
+    of: TaskSource
+
+    @property
+    def buckets(self):
+        return self.of.buckets[:2]
+
+    def size(self, bucket):
+        return 3
+
+    def task(self, key):
+        return self.of.task(key)
+
+
+@dataclass(frozen=True)
 class Unsolved:
     """The tasks of a source without their solutions."""
 
@@ -274,6 +291,26 @@ def test_pearl_weighs_and_gates(recipe):
         assert line["loss"] == 0.0
         assert line["success"] is None
         assert "arm/plain/reward" not in line
+
+
+@pytest.mark.trains
+def test_tasks_that_the_gate_never_lets_through_are_counted(recipe):
+    """Six tasks, four a step: after two steps all have been drawn, by a run that goes on from its first too. Nothing is said of an endless
+    source, nor where nothing gates."""
+    six = {"use": "arm_rewards:Six", "of": {"use": "maze", "rows": 3, "cols": 3, "moves": "1-2", "system": "", "split": "train"}}
+    pearl = {"rollout": {"strategy": {**PEARL, "gate": 0.5}}, "rewards": PEARL_REWARDS, "advantage": {"use": "pearl", "of": GRPO}}
+    over = pearl | {"tasks": {"train": six}}
+    whole = train(recipe("whole", over, save_steps=1))
+    first, last = steps(whole)
+    assert first["never_passed"] == first["gated"]
+    state = json.loads((whole / "checkpoint-2" / "trainer_state.json").read_text())
+    assert len(state["tried"]) == 6
+    assert last["never_passed"] == 1 - sum(state["tried"].values()) / 6
+    assert 0 < last["never_passed"] < 1
+    train(recipe("halves", over, max_steps=1))
+    assert steps(train(recipe("halves", over), resume=True))[1]["never_passed"] == last["never_passed"]
+    assert "never_passed" not in steps(train(recipe("endless", pearl)))[0]
+    assert "never_passed" not in steps(train(recipe("plain", {"tasks": {"train": six}})))[0]
 
 
 def test_what_a_strategy_cannot_use_is_said_before_the_model_is_loaded(recipe, monkeypatch):

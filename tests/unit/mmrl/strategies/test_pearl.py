@@ -285,6 +285,8 @@ def test_soft_filter(task):
     out = collect(0, 6, SAMPLING)
     assert [group.group.task.id for group in out.scored] == ["0", "1", "2", "6", "7", "8"]
     assert (out.drawn, out.gated) == (12, 1)
+    assert [key.index for key, had in out.tried.items() if not had] == [5]
+    assert len(out.tried) == 12
     assert {n: sampler.told[n] for n in sampler.told if n < 6} == {0: 0.4, 1: 1.0, 2: 0.0, 3: 1.0, 4: 0.0}
 
 
