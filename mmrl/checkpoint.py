@@ -32,7 +32,7 @@ MAY_CHANGE = frozenset(
     f"trainer.{name}"
     for name in (
         "name", "output_dir", "eval_steps", "eval_batch_size", "save_steps", "save_total_limit", "log_completions_steps", "trackers",
-        "reward_failure_limit", "early_stop", "max_minutes",
+        "arm_grad_norm_steps", "reward_failure_limit", "early_stop", "max_minutes",
     )
 ) | {"update.per_device_train_batch_size", "update.max_tokens_per_stream", "model.gradient_checkpointing", "eval.tasks"}  # fmt: skip
 """Recipe keys that a resumed run may have otherwise: they do not change what is learned. The sizes of streams and gradient checkpointing

@@ -47,10 +47,7 @@ class Optimizer:
         A parameter that no row used has gradient 0, with one process as with several. A gradient that is not finite leaves weights and
         moments alone; the caller sees the norm it had.
         """
-        for master in self.masters:
-            if master.grad is None:
-                master.grad = torch.zeros_like(master)
-        sum_gradients_over_ranks(self.masters)
+        self._sum_over_ranks()
         norm = float(torch.nn.utils.clip_grad_norm_(self.masters, max_grad_norm))
         if not math.isfinite(norm):
             return norm
@@ -62,6 +59,17 @@ class Optimizer:
                 if master is not param:
                     param.copy_(master)
         return norm
+
+    def norm(self) -> float:
+        """Norm of the gradient, which is summed over ranks for it."""
+        self._sum_over_ranks()
+        return float(torch.nn.utils.get_total_norm([master.grad for master in self.masters if master.grad is not None]))
+
+    def _sum_over_ranks(self) -> None:
+        for master in self.masters:
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        sum_gradients_over_ranks(self.masters)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything needed to go on exactly: moments, step counts, and master weights where they differ from the model's."""

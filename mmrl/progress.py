@@ -47,7 +47,8 @@ class Progressed:
     """Best of them so far, negated under mode min."""
     recent: list[list[float]] = field(default_factory=list)
     """[reward, reward_std] of the last steps, as far back as plateau looks."""
-
+    tried: dict[str, bool] = field(default_factory=dict)
+    """Tasks of a finite source under a strategy that gates, and whether the policy has ever had a try at them."""
     factor: float = 1.0
     """What collapse has left of its term's weight."""
     start: list[list[float]] = field(default_factory=list)
@@ -78,6 +79,11 @@ class Progressed:
     def note(self, rule: PlateauSection, metrics: Mapping[str, float]) -> None:
         """Notes a step's reward and spread."""
         self.recent = [*self.recent, [metrics["reward"], metrics["reward_std"]]][-(rule.window + rule.span) :]
+
+    def never_passed(self, tried: Mapping[str, bool]) -> float:
+        """Notes whether the policy had a try at some tasks; share of all tasks so far at which it never had one."""
+        self.tried |= {task: had or self.tried.get(task, False) for task, had in tried.items()}
+        return 1 - sum(self.tried.values()) / len(self.tried)
 
     def look(self, rule: CollapseSection, metrics: Mapping[str, float]) -> str | None:
         """Notes a step for collapse and, at every `window`-th one after the start, looks whether training collapses: if so, lowers `factor`

@@ -87,8 +87,8 @@ class RolloutStrategy(Protocol):
     """Groups of `num_generations` rollouts a task, or as many as the strategy says. It may say more of itself, read from its source when a
     recipe is checked: `arms: ClassVar[tuple[str, ...]]`, every arm it makes (else they are not checked); `separate_arms: ClassVar[bool]`,
     its arms must not share a baseline; `needs_video: ClassVar[bool]`; `views: ClassVar[tuple[str, ...]]`, views that it puts on all
-    rollouts that are trained. A method `check(task, num_generations)` is called with the first task before the model is loaded, and raises
-    what is wrong with it."""
+    rollouts that are trained; `gates: ClassVar[bool]`, it may let the policy have no try at a task. A method `check(task, num_generations)`
+    is called with the first task before the model is loaded, and raises what is wrong with it."""
 
     def __call__(
         self,
@@ -134,7 +134,8 @@ class Judge(Protocol):
 
 class AdvantageEstimator(Protocol):
     """It may declare, as class variables that are read when a recipe is checked: `min_generations`, `needs_arms` (arms it cannot do
-    without), `separates_arms: bool` (no two arms share a baseline), and `names_rewards` (which of its fields name a reward)."""
+    without), `separates_arms: bool` (no two arms share a baseline), and `names_rewards` (which of its fields name a reward). What a method
+    `metrics(groups) -> Mapping[str, float]` tells of the same groups is logged."""
 
     def __call__(self, groups: Sequence[GroupRewards]) -> list[list[np.ndarray]]:
         """All groups of the step, all ranks together -> per group, per rollout float32 [T_i]."""

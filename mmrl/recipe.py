@@ -277,6 +277,9 @@ class TrainerSection:
     """Checkpoints kept; older ones are deleted."""
     log_completions_steps: Count = 0
     """Write all rollouts of every n-th step to rollouts/*.parquet; 0 = never."""
+    arm_grad_norm_steps: Count = 0
+    """At every n-th step, measure what each of a strategy's arms adds to the gradient (arm/NAME/grad_norm), by a forward and backward of
+    its own that changes nothing else; 0 = never."""
     trackers: tuple[Text, ...] = ("tensorboard",)
     """Trackers by accelerate's names; metrics.jsonl is always written."""
     reward_failure_limit: Share = 0.05

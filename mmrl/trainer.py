@@ -23,23 +23,23 @@ from mmrl.component import Spec, suggest
 from mmrl.errors import CheckpointError, MmrlError, RecipeError
 from mmrl.evaluate import evaluate, table_metrics, write_evaluation
 from mmrl.loop.collect import Collected, Collector
-from mmrl.loop.credit import credit, gather_from_ranks, together
+from mmrl.loop.credit import credit, gather_from_ranks, kl_in_reward, together
+from mmrl.loop.passes import Asked, Known, policy_signals, reference_logps
 from mmrl.loop.score import WeightedReward
 from mmrl.loop.shape import shape
-from mmrl.loop.update import Passes, TokenMeans, WeightedTerm, accumulate, reduce_means, view_of
-from mmrl.loop.views import CACHED, DIVERGENCE, ENTROPY, ViewMaker, check_views, names_of
+from mmrl.loop.update import TokenMeans, WeightedTerm, accumulate, arm_grad_norms, reduce_means
+from mmrl.loop.views import ViewMaker, check_views
 from mmrl.metrics import GroupNumbers, MetricsFile, manifest, rollout_metrics, write_json, write_rollouts, write_whole
 from mmrl.models.forward import GroupForward
-from mmrl.models.load import load_policy, load_reference, reference_mode
+from mmrl.models.load import load_policy, load_reference
 from mmrl.models.processor import PromptMaker
-from mmrl.ops import kl_k1
 from mmrl.optim import Optimizer, learning_rate
 from mmrl.progress import Progress, Progressed
 from mmrl.protocols import RolloutStrategy, Sampling, TaskSource
 from mmrl.recipe import Recipe, to_yaml
 from mmrl.samplers import first_keys
 from mmrl.seeding import digest
-from mmrl.types import Sample, ScoredGroup
+from mmrl.types import Sample
 
 MAX_SKIPPED = 10
 """Updates in a row with a gradient that is not finite before the run stops."""
@@ -165,19 +165,20 @@ class Trainer:
             collected = self.collector(self.state.draws, recipe.trainer.tasks_per_step, self._sampling())
             self.state.draws += collected.draws
             seconds |= collected.seconds
-            terms, means = self._terms(), TokenMeans()
-            collected.scored = together(self._with_views, collected, terms)
-            signals, ref = self._passes(collected, terms, seconds)
-            token_rewards, kl = self._kl_in_reward(collected, {key: found["old_logps"] for key, found in signals.items()}, ref)
+            asked, means = self._asked(), TokenMeans()
+            collected.scored = together(self.views, collected.scored, asked.views, step)
+            known = self._known(asked, collected, seconds)
+            token_rewards, kl = kl_in_reward(collected.scored, known, recipe.update.kl_in_reward)
+            credited, told = self._credit(collected, token_rewards)
             updates = shape(
-                self._credit(collected, token_rewards), self.shapers, signals,
-                step=step, max_steps=recipe.trainer.max_steps, seed=recipe.trainer.seed, means=means,
-            )  # fmt: skip
+                credited, self.shapers, known.signals, step=step, max_steps=recipe.trainer.max_steps, seed=recipe.trainer.seed, means=means
+            )
             if self._writes_rollouts():
-                together(self._write_rollouts, collected, updates, signals, token_rewards)
+                together(self._write_rollouts, collected, updates, known.signals, token_rewards)
             with _timed(seconds, "update"):
-                metrics = self._update(updates, terms, signals, ref, means)
-        metrics = {**self._rollout_metrics(collected), **kl, **metrics, **{f"perf/{name}_s": value for name, value in seconds.items()}}
+                metrics = self._update(updates, known, means)
+        metrics = {**self._rollout_metrics(collected), **kl, **told, **metrics}
+        metrics |= {f"perf/{name}_s": value for name, value in seconds.items()}
         if recipe.trainer.collapse is not None:
             metrics["collapse/factor"] = self.state.factor
         self._check_watched(metrics)
@@ -190,10 +191,14 @@ class Trainer:
             schedule_step=self.state.step,
         )  # fmt: skip
 
-    @property
-    def _several(self) -> bool:
-        """Whether a step updates more than once, so that later updates must know the log-probabilities the step began with."""
-        return self.recipe.update.num_iterations * self.recipe.update.num_mini_batches > 1
+    def _asked(self) -> Asked:
+        update = self.recipe.update
+        return Asked(
+            self._terms(), self.shapers, self.view_names,
+            several=update.num_iterations * update.num_mini_batches > 1,
+            kl_in_reward=update.kl_in_reward > 0,
+            logs=self._writes_rollouts() and self.accelerator.is_main_process,
+        )  # fmt: skip
 
     def _terms(self) -> list[WeightedTerm]:
         """The loss terms that count at this step, with their weights; what a collapse has taken back is off."""
@@ -202,61 +207,17 @@ class Trainer:
         terms = [replace(term, weight=term.at(self.state.step) * factors.get(term.name, 1.0)) for term in self.terms]
         return [term for term in terms if term.weight != 0]
 
-    def _needs(self, terms: Sequence[WeightedTerm]) -> set[str]:
-        return {need for part in (*(term.term for term in terms), *self.shapers) for need in part.needs}
-
-    def _with_views(self, collected: Collected, terms: Sequence[WeightedTerm]) -> list[ScoredGroup]:
-        """The groups, their rollouts with the views that this step's terms and shapers need; where they are logged, the first view too."""
-        names = names_of(self._needs(terms))
-        shown = self.view_names[:1] if self._writes_rollouts() and self.accelerator.is_main_process else ()
-        return self.views(collected.scored, [name for name in self.view_names if name in names or name in shown], self.state.step)
-
-    def _passes(
-        self, collected: Collected, terms: Sequence[WeightedTerm], seconds: dict[str, float]
-    ) -> tuple[dict[int, Mapping[str, np.ndarray]], dict[int, np.ndarray]]:
-        """Signals under the policy as the step began (see `GroupForward.signals`), and log-probabilities under the reference, by id() of
-        the rollout; {} where nothing needs them."""
-        in_reward = self.recipe.update.kl_in_reward > 0
-        logs = self._writes_rollouts() and self.accelerator.is_main_process
-        rollouts = [r for group in collected.scored for r in group.group.rollouts if r.train_prompt is not None]
-        rows = [(r.train_prompt, r.completion.ids) for r in rollouts if r.train_prompt is not None]
-        needs = self._needs(terms)
-        names = dict.fromkeys([*self._cached(terms), *names_of(needs, ENTROPY, DIVERGENCE), *(self.view_names[:1] if logs else ())])
-        signals: dict[int, Mapping[str, np.ndarray]] = {}
-        ref: dict[int, np.ndarray] = {}
+    def _known(self, asked: Asked, collected: Collected, seconds: dict[str, float]) -> Known:
         with _timed(seconds, "old"):
-            if self._several or self.shapers or in_reward or logs:
-                views = {name: [view_of(r, name) for r in rollouts] for name in names}
-                found = self.forward.signals(self.policy, rows, views, names_of(needs, DIVERGENCE))
-                signals = {id(r): values for r, values in zip(rollouts, found, strict=True)}
+            signals = policy_signals(asked, collected.scored, self.policy, self.forward)
         with _timed(seconds, "ref"):
-            if in_reward or any("ref_logps" in term.term.needs for term in terms):
-                with reference_mode(self.policy, self.reference) as reference:
-                    ref = {id(r): v for r, v in zip(rollouts, self.forward.logps(reference, rows), strict=True)}
-        return signals, ref
+            ref_logps = reference_logps(asked, collected.scored, self.policy, self.reference, self.forward)
+        return Known(asked, signals, ref_logps)
 
-    def _cached(self, terms: Sequence[WeightedTerm]) -> list[str]:
-        """Views whose log-probabilities are taken before the update. With one update they are those of the update itself, which takes them
-        for the rows that it forwards and no others."""
-        return names_of(self._needs(terms), CACHED) if self._several or self.shapers else []
-
-    def _kl_in_reward(
-        self, collected: Collected, old: Mapping[int, np.ndarray], ref: Mapping[int, np.ndarray]
-    ) -> tuple[list[tuple[np.ndarray, ...]] | None, dict[str, float]]:
-        """What kl_in_reward takes off each token, per group and rollout, and its mean over all ranks' tokens; (None, {}) without."""
-        section = self.recipe.update
-        if section.kl_in_reward == 0:
-            return None, {}
-        k1 = {key: kl_k1(torch.from_numpy(old[key]), torch.from_numpy(ref[key])).numpy() for key in old}
-        token_rewards = [  # a rollout that is only compared with has no log-probabilities, and no KL
-            tuple(-section.kl_in_reward * k1.get(id(r), np.zeros(len(r.completion.ids), np.float32)) for r in group.group.rollouts)
-            for group in collected.scored
-        ]
-        sums = gather_from_ranks([(sum(float(v.sum(dtype=np.float64)) for v in k1.values()), sum(map(len, k1.values())))])
-        return token_rewards, {"kl_in_reward": sum(total for ((total, _),) in sums) / sum(count for ((_, count),) in sums)}
-
-    def _credit(self, collected: Collected, token_rewards: Sequence[tuple[np.ndarray, ...]] | None) -> list[list[Sample]]:
-        """Samples of each update."""
+    def _credit(
+        self, collected: Collected, token_rewards: Sequence[tuple[np.ndarray, ...]] | None
+    ) -> tuple[list[list[Sample]], dict[str, float]]:
+        """Samples of each update, and what the estimator tells."""
         section = self.recipe.update
         return credit(
             collected.scored, collected.places, self.estimator, aggregation=section.aggregation,
@@ -264,25 +225,17 @@ class Trainer:
             num_mini_batches=section.num_mini_batches, rank=self.rank, token_rewards=token_rewards, arm_weights=section.arm_weights,
         )  # fmt: skip
 
-    def _update(
-        self,
-        updates: Sequence[Sequence[Sample]],
-        terms: Sequence[WeightedTerm],
-        signals: Mapping[int, Mapping[str, np.ndarray]],
-        ref: Mapping[int, np.ndarray],
-        means: TokenMeans,
-    ) -> dict[str, float]:
+    def _update(self, updates: Sequence[Sequence[Sample]], known: Known, means: TokenMeans) -> dict[str, float]:
         rate = learning_rate(self.recipe.optim, self.state.step, self.recipe.trainer.max_steps)
         losses, norms = [], []
+        arms, arm_norms = self._measured_arms(updates), []
+        step, terms = self.state.step, known.asked.terms
         for _ in range(self.recipe.update.num_iterations):
             for samples in updates:
-                given = Passes(
-                    [signals[id(s.rollout)]["old_logps"] for s in samples] if self._several else None,
-                    [ref[id(s.rollout)] for s in samples] if ref else None,
-                    {name: [signals[id(s.rollout)][f"{CACHED}{name}"] for s in samples] for name in self._cached(terms)},
-                )
+                if arms:
+                    arm_norms.append(arm_grad_norms(self.policy, self.forward, samples, known.of, terms, step, self.optimizer, arms))
                 self.optimizer.zero_grad()
-                losses.append(accumulate(self.policy, self.forward, samples, given, terms, self.state.step, means))
+                losses.append(accumulate(self.policy, self.forward, samples, known.of(samples), terms, step, means))
                 norms.append(self.optimizer.step(rate, self.recipe.update.max_grad_norm))
                 self._count_update(norms[-1])
         self.engine.load_policy(self.policy, self.state.updates)
@@ -293,8 +246,18 @@ class Trainer:
             "grad_norm": float(np.mean(finite)) if finite else float("nan"),
             "skipped_updates": float(len(norms) - len(finite)),
             "learning_rate": rate,
+            **{f"arm/{arm}/grad_norm": float(np.mean([found[arm] for found in arm_norms])) for arm in arms},
             **reduce_means([theirs for theirs, _ in ranks]),
         }
+
+    def _measured_arms(self, updates: Sequence[Sequence[Sample]]) -> list[str]:
+        """The arms of all ranks' samples, if there are several and their gradients are to be told apart at this step."""
+        every = self.recipe.trainer.arm_grad_norm_steps
+        if not every or (self.state.step + 1) % every:
+            return []
+        ranks = gather_from_ranks([{sample.rollout.arm for samples in updates for sample in samples}])
+        arms = sorted(set().union(*(mine for (mine,) in ranks)))
+        return arms if len(arms) > 1 else []
 
     def _count_update(self, norm: float) -> None:
         if math.isfinite(norm):
@@ -321,6 +284,10 @@ class Trainer:
             out["dynamic_sampling/drawn"] = float(collected.drawn)
         if any(len(set(group.arms)) > 1 for group in groups) or collected.gated:
             out["gated"] = collected.gated / collected.drawn
+        source = self.collector.source
+        tried = {f"{key.bucket}/{key.index}": had for key, had in collected.tried.items() if source.size(key.bucket) is not None}
+        if tried and getattr(self.collector.strategy, "gates", False):
+            out["never_passed"] = self.state.never_passed(tried)
         opened = getattr(self.collector.sampler, "opened", None)
         return out if opened is None else {**out, "curriculum/opened": float(opened)}
 

@@ -51,6 +51,10 @@ class ViSurf:
             [np.zeros_like(row) if n in off else row for n, row in enumerate(rows)] for (_, off), rows in zip(smoothed, given, strict=True)
         ]
 
+    def metrics(self, groups: Sequence[GroupRewards]) -> dict[str, float]:
+        """visurf/smoothed: share of the groups whose label is switched off."""
+        return {"visurf/smoothed": float(np.mean([bool(self.smoothed(group)[1]) for group in groups]))}
+
     def smoothed(self, group: GroupRewards) -> tuple[GroupRewards, frozenset[int]]:
         """The group with the label's reward as it counts, and the label's row if it is switched off."""
         labels = np.flatnonzero(np.array(group.arms) == "label")

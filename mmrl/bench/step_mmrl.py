@@ -77,7 +77,7 @@ def _trainer(request: dict[str, Any]) -> Trainer:
 def _samples(trainer: Trainer) -> list[Sample]:
     trainer.engine.load_policy(trainer.policy, trainer.state.updates)
     collected: Collected = trainer.collector(0, 1, trainer._sampling())
-    updates = trainer._credit(collected, None)
+    updates, _ = trainer._credit(collected, None)
     return updates[0]
 
 

@@ -33,6 +33,8 @@ class Collected:
     """Tasks drawn, all ranks together; more than are kept under dynamic sampling."""
     gated: int = 0
     """Of these, tasks that the strategy let the policy have no try at."""
+    tried: dict[TaskKey, bool] = field(default_factory=dict)
+    """Each task drawn, all ranks together, and whether the policy had a try at it."""
     seconds: dict[str, float] = field(default_factory=lambda: {"tasks": 0.0, "rollout": 0.0, "reward": 0.0})
 
 
@@ -72,6 +74,8 @@ class Collector:
             solved = [ranks[n % self.num_ranks][n // self.num_ranks] for n in range(len(keys))]
             self.sampler.observe(draw, {key: rate for key, (rate, _) in zip(keys, solved, strict=True) if rate is not None})
             out.gated += sum(rate is None for rate, _ in solved)
+            for key, (rate, _) in zip(keys, solved, strict=True):
+                out.tried[key] = out.tried.get(key, False) or rate is not None
             kept = [n for n, (_, keep) in enumerate(solved) if keep][: tasks_per_step - filled]
             for place, n in enumerate(kept, start=filled):
                 if n % self.num_ranks == self.rank:

@@ -13,6 +13,8 @@ from accelerate.utils import gather_object
 
 from mmrl.aggregate import Aggregation, token_weights
 from mmrl.errors import MmrlError
+from mmrl.loop.passes import Known
+from mmrl.ops import kl_k1
 from mmrl.protocols import AdvantageEstimator
 from mmrl.types import GroupRewards, Sample, ScoredGroup
 
@@ -71,8 +73,8 @@ def credit(
     rank: int,
     token_rewards: Sequence[tuple[np.ndarray, ...]] | None = None,
     arm_weights: Mapping[str, float] | None = None,
-) -> list[list[Sample]]:
-    """This rank's samples of each of the `num_mini_batches` updates.
+) -> tuple[list[list[Sample]], dict[str, float]]:
+    """This rank's samples of each of the `num_mini_batches` updates; and what the estimator tells of all ranks' groups, for the log.
 
     `places`: each group's number in the step, all ranks together, 0, 1, ... without gaps. Groups stay whole and are dealt by place, in
     `num_mini_batches` blocks of equal size (to one group), so that the number of ranks changes neither advantages nor updates.
@@ -100,7 +102,8 @@ def credit(
         for n, (group, place) in enumerate(zip(scored, places, strict=True))
     ]
     everyone = sorted((group for items in gather_from_ranks(mine) for group in items), key=lambda group: group.place)
-    advantages = estimator([group.rewards for group in everyone])
+    rewards = [group.rewards for group in everyone]
+    advantages = estimator(rewards)
     updates: list[list[Sample]] = []
     for part in range(num_mini_batches):
         block = range(len(everyone) * part // num_mini_batches, len(everyone) * (part + 1) // num_mini_batches)
@@ -121,7 +124,23 @@ def credit(
                 if everyone[n].rank == rank
             ]
         )
-    return updates
+    told = estimator.metrics(rewards) if hasattr(estimator, "metrics") else {}  # pyright: ignore[reportAttributeAccessIssue] (few have it)
+    return updates, told
+
+
+def kl_in_reward(
+    scored: Sequence[ScoredGroup], known: Known, factor: float
+) -> tuple[list[tuple[np.ndarray, ...]] | None, dict[str, float]]:
+    """`token_rewards` of `credit`: -factor * log(policy / reference) of each token, both as the step began; and the mean of the log-ratio
+    over all ranks' tokens, by its metric's name. (None, {}) where the factor is 0."""
+    if factor == 0:
+        return None, {}
+    k1 = {n: kl_k1(torch.from_numpy(known.signals[n]["old_logps"]), torch.from_numpy(ref)).numpy() for n, ref in known.ref_logps.items()}
+    token_rewards = [  # a rollout that is only compared with has no log-probabilities, and no KL
+        tuple(-factor * k1.get(id(r), np.zeros(len(r.completion.ids), np.float32)) for r in group.group.rollouts) for group in scored
+    ]
+    sums = gather_from_ranks([(sum(float(v.sum(dtype=np.float64)) for v in k1.values()), sum(map(len, k1.values())))])
+    return token_rewards, {"kl_in_reward": sum(total for ((total, _),) in sums) / sum(count for ((_, count),) in sums)}
 
 
 def _branches(

@@ -3,7 +3,7 @@ cut changes nothing but memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from mmrl.loop.views import CACHED, GRADIENT, LIVE, names_of
 from mmrl.models.forward import GroupForward, Part
 from mmrl.models.policy import Policy
 from mmrl.models.stream import Row
+from mmrl.optim import Optimizer
 from mmrl.protocols import LossTerm, Schedule
 from mmrl.types import Prompt, Rollout, Sample
 
@@ -103,6 +104,30 @@ def accumulate(
             loss.backward()
         total += float(loss.detach())
     return total
+
+
+def arm_grad_norms(
+    policy: Policy,
+    forward: GroupForward,
+    samples: Sequence[Sample],
+    passes_of: Callable[[Sequence[Sample]], Passes],
+    terms: Sequence[WeightedTerm],
+    step: int,
+    optimizer: Optimizer,
+    arms: Sequence[str],
+) -> dict[str, float]:
+    """Norms of what the rows of each of `arms` add to the update's gradient, all ranks together, by a forward and backward of their own
+    (with dropout, under masks of their own). No gradient is left, and torch's random numbers go on as if nothing had been. Every rank must
+    name the same arms."""
+    norms: dict[str, float] = {}
+    with torch.random.fork_rng([policy.device] if policy.device.type == "cuda" else []):
+        for arm in arms:
+            mine = [sample for sample in samples if sample.rollout.arm == arm]
+            optimizer.zero_grad()
+            accumulate(policy, forward, mine, passes_of(mine), terms, step, TokenMeans())
+            norms[arm] = optimizer.norm()
+    optimizer.zero_grad()
+    return norms
 
 
 def _matters(sample: Sample, active: Sequence[tuple[WeightedTerm, float]]) -> bool:

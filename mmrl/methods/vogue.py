@@ -37,8 +37,8 @@ class Vogue:
 
     perturbation: Perturbation = field(default_factory=VogueView)
     p_noisy: float | Schedule = 1.0
-    """Probability in [0, 1], in the paper max(0, 1 - step / steps): {use: linear, start: 1, end: 0, num_steps: <all steps>}. Under dynamic
-    sampling its step counts draws."""
+    """Probability in [0, 1]: a number, or a schedule of the run's step, in the paper max(0, 1 - step / steps):
+    {use: linear, start: 1, end: 0, num_steps: <all steps>}."""
     views: ClassVar[tuple[str, ...]] = ("noisy", "raw")
     arms: ClassVar[tuple[str, ...]] = ("raw", "noisy")
     separate_arms: ClassVar[bool] = True
@@ -58,7 +58,7 @@ class Vogue:
                 raise TaskError(f"task {one.task.id}: {self.perturbation!r} changed the number of vision tokens; take one that keeps sizes")
         apart = replace(sampling, seed=digest(sampling.seed, "vogue", "noisy") % 2**63)  # else both arms would draw the same numbers
         of_raw, of_noisy = engine.generate(raw, num_generations, sampling), engine.generate(noisy, num_generations, apart)
-        share = self.p_noisy(sampling.step) if callable(self.p_noisy) else self.p_noisy
+        share = self.p_noisy(sampling.schedule_step) if callable(self.p_noisy) else self.p_noisy
         prompts, completions = zip(raw, noisy, strict=True), zip(of_raw, of_noisy, strict=True)
         return [Group(task, _pairs(task, two, some, share, sampling)) for task, two, some in zip(tasks, prompts, completions, strict=True)]
 
@@ -79,7 +79,7 @@ def _pairs(
 ) -> tuple[Rollout, ...]:
     raw, noisy = prompts
     if not 0 <= share <= 1:
-        raise ValueError(f"p_noisy must lie in [0, 1]; got {share} at step {sampling.step}")
+        raise ValueError(f"p_noisy must lie in [0, 1]; got {share} at step {sampling.schedule_step}")
     drawn = stream(sampling.seed, "vogue", "choice", task.id, sampling.step).random(len(completions[0]))
     chosen = (drawn < share) & bool(task.media)
     views = {NOISY: noisy if task.media else raw, RAW: raw}

@@ -38,6 +38,7 @@ class PEARL:
     """What stands before the questions."""
     arms: ClassVar[tuple[str, ...]] = ("plain", "perception")
     separate_arms: ClassVar[bool] = True
+    gates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.gate is not None and not 0 <= self.gate < 1:

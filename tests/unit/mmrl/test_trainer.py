@@ -299,6 +299,11 @@ TWO = {
         "update.num_mini_batches=2",
         "trainer.collapse={term: perception, window: 1, max_growth: 0.5, factor: 0.5}",
     ),
+    "arms": (
+        "rollout.strategy={use: noisy_rollout, perturbation: {use: diffusion_noise, step: 500}, noisy_generations: 2}",
+        "update.num_mini_batches=2",
+        "trainer.arm_grad_norm_steps=2",
+    ),
 }
 SMOOTH = "optim.adam_epsilon=1e-3"
 """With AdamW's usual 1e-8 a gradient that is 0 but for rounding moves a weight by the whole learning rate."""
@@ -635,6 +640,15 @@ def test_a_run_on_a_plateau_stops_and_stays_stopped(recipe):
     assert steps == [1, 2]
     train(recipe(*flat), resume=True)
     assert steps == [line["step"] for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "reward" in line]
+
+
+def test_tasks_that_never_passed_by_hand():
+    """a and b are drawn, then b and c, then b: a passes first and then no more, b never, c at once."""
+    state = Progressed()
+    assert state.never_passed({"a": True, "b": False}) == 0.5
+    assert state.never_passed({"b": False, "c": True}) == pytest.approx(1 / 3)
+    assert Progressed(**json.loads(json.dumps(vars(state)))).never_passed({"a": False}) == pytest.approx(1 / 3)  # from a checkpoint
+    assert state.never_passed({"b": True}) == 0
 
 
 def test_done_by_steps_and_by_time():

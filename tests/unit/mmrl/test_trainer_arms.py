@@ -48,6 +48,23 @@ class Blind(Even):
 
 
 @dataclass(frozen=True)
+class Six:
+    """The first three tasks of each of two buckets of a source."""
+
+    of: TaskSource
+
+    @property
+    def buckets(self):
+        return self.of.buckets[:2]
+
+    def size(self, bucket):
+        return 3
+
+    def task(self, key):
+        return self.of.task(key)
+
+
+@dataclass(frozen=True)
 class Unsolved:
     """The tasks of a source without their solutions."""
 
@@ -168,6 +185,32 @@ def test_noisy_rollout_trains_both_arms(recipe):
 
 
 @pytest.mark.trains
+def test_measuring_the_gradient_of_each_arm_changes_nothing(recipe, tiny_folder):
+    """At every second step; with dropout, whose masks must stay those of a run that does not measure."""
+    over = {
+        "model": {"path": str(tiny_folder), "lora": {"r": 2, "dropout": 0.3}},
+        "rollout": {"strategy": {"use": "noisy_rollout", "perturbation": NOISE}},
+        "losses": [{"use": "clipped_surrogate"}, {"use": "kl", "weight": 0.1}],
+    }
+    on, off = train(recipe("on", over, arm_grad_norm_steps=2)), train(recipe("off", over))
+    assert same_weights(on, off)
+    first, second = steps(on)
+    found = {name: second.pop(name) for name in ("arm/noisy/grad_norm", "arm/plain/grad_norm")}
+    assert all(norm > 0 for norm in found.values())
+    for mine, own in zip((first, second), steps(off), strict=True):
+        for line in (mine, own):
+            assert not any(name.endswith("/grad_norm") for name in line)
+        assert {k: v for k, v in mine.items() if "perf/" not in k and k != "time_s"} == {
+            k: v for k, v in own.items() if "perf/" not in k and k != "time_s"
+        }
+
+
+@pytest.mark.trains
+def test_one_arm_is_not_measured_by_itself(recipe):
+    assert not any(name.startswith("arm/") for line in steps(train(recipe("on", arm_grad_norm_steps=1))) for name in line)
+
+
+@pytest.mark.trains
 def test_t_grpos_bonus_is_seen_and_changes_the_update(recipe):
     over = {
         "rollout": {"strategy": ORDER},
@@ -201,6 +244,7 @@ def test_visurf_trains_labels_and_its_correction_leaves_them_alone(recipe, mini_
         assert line["success"] == line["arm/plain/success"] < 1.0
         assert line["arm/label/sampling/importance_sampling_ratio/mean"] == 1.0
         assert "arm/label/clip_ratio/region_mean" in line
+        assert line["visurf/smoothed"] == 0.0
     assert lines[1]["arm/label/logps"] > lines[0]["arm/label/logps"]
 
 
@@ -247,6 +291,26 @@ def test_pearl_weighs_and_gates(recipe):
         assert line["loss"] == 0.0
         assert line["success"] is None
         assert "arm/plain/reward" not in line
+
+
+@pytest.mark.trains
+def test_tasks_that_the_gate_never_lets_through_are_counted(recipe):
+    """Six tasks, four a step: after two steps all have been drawn, by a run that goes on from its first too. Nothing is said of an endless
+    source, nor where nothing gates."""
+    six = {"use": "arm_rewards:Six", "of": {"use": "maze", "rows": 3, "cols": 3, "moves": "1-2", "system": "", "split": "train"}}
+    pearl = {"rollout": {"strategy": {**PEARL, "gate": 0.5}}, "rewards": PEARL_REWARDS, "advantage": {"use": "pearl", "of": GRPO}}
+    over = pearl | {"tasks": {"train": six}}
+    whole = train(recipe("whole", over, save_steps=1))
+    first, last = steps(whole)
+    assert first["never_passed"] == first["gated"]
+    state = json.loads((whole / "checkpoint-2" / "trainer_state.json").read_text())
+    assert len(state["tried"]) == 6
+    assert last["never_passed"] == 1 - sum(state["tried"].values()) / 6
+    assert 0 < last["never_passed"] < 1
+    train(recipe("halves", over, max_steps=1))
+    assert steps(train(recipe("halves", over), resume=True))[1]["never_passed"] == last["never_passed"]
+    assert "never_passed" not in steps(train(recipe("endless", pearl)))[0]
+    assert "never_passed" not in steps(train(recipe("plain", {"tasks": {"train": six}})))[0]
 
 
 def test_what_a_strategy_cannot_use_is_said_before_the_model_is_loaded(recipe, monkeypatch):

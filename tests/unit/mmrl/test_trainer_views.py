@@ -280,7 +280,7 @@ def test_a_bonus_is_a_number_not_a_graph(recipe):
     trainer = Trainer(recipe("r", *vogue(1.0, 0.4)), False)
     trainer.engine.load_policy(trainer.policy, 0)
     collected = trainer.collector(0, 4, trainer._sampling())
-    signals, _ = trainer._passes(collected, trainer._terms(), {})
+    signals = trainer._known(trainer._asked(), collected, {}).signals
     assert all(isinstance(values, np.ndarray) for found in signals.values() for values in found.values())
     assert all(p.grad is None or not p.grad.any() for p in trainer.policy.parameters())
 

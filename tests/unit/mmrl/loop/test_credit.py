@@ -25,7 +25,8 @@ def scored_group(name, rewards, lengths=None, finish=None, trained=None):
 
 def credited(groups, places=None, **options):
     options = {"aggregation": "token_mean", "max_completion_length": 8, "mask_truncated": False, "num_mini_batches": 1, "rank": 0} | options
-    return credit(groups, range(len(groups)) if places is None else places, GRPO(scale_rewards="none"), **options)
+    updates, _ = credit(groups, range(len(groups)) if places is None else places, GRPO(scale_rewards="none"), **options)
+    return updates
 
 
 def names(update):
@@ -87,6 +88,26 @@ def test_ranks_together_have_the_samples_of_one_process(monkeypatch, num_mini_ba
     monkeypatch.setattr(module, "gather_from_ranks", lambda items: sent)
     ranks = [credited(groups[rank::2], [rank, rank + 2], rank=rank, num_mini_batches=num_mini_batches) for rank in (0, 1)]
     assert rows([a + b for a, b in zip(*ranks, strict=True)]) == alone
+
+
+def test_what_an_estimator_tells_is_of_all_ranks_groups(monkeypatch):
+    """Here: how many groups there are and their mean reward, (1 + 0 + 2 + 2) / 4."""
+
+    class Tells(GRPO):
+        def metrics(self, groups):
+            return {"groups": float(len(groups)), "mean": float(np.mean([g.rewards for g in groups]))}
+
+    options = {"aggregation": "token_mean", "max_completion_length": 8, "mask_truncated": False, "num_mini_batches": 1}
+    a, b = scored_group("a", [1.0, 0.0]), scored_group("b", [2.0, 2.0])
+    alone = credit([a, b], [0, 1], Tells(), rank=0, **options)[1]
+    sent: list = []
+    monkeypatch.setattr(module, "gather_from_ranks", lambda items: (sent.append(list(items)), [list(items)])[1])
+    for rank, group in enumerate((a, b)):
+        credit([group], [rank], GRPO(), rank=rank, **options)
+    monkeypatch.setattr(module, "gather_from_ranks", lambda items: sent)
+    ranks = [credit([group], [rank], Tells(), rank=rank, **options)[1] for rank, group in enumerate((a, b))]
+    assert alone == ranks[0] == ranks[1] == {"groups": 2.0, "mean": 1.25}
+    assert credit([a], [0], GRPO(), rank=0, **options)[1] == {}
 
 
 def test_together_passes_results_and_errors_of_a_single_process_through():

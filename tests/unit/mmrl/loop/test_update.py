@@ -10,13 +10,15 @@ import torch
 from mmrl.aggregate import token_weights
 from mmrl.batch import TermOutput
 from mmrl.errors import RecipeError
-from mmrl.loop.update import Passes, TokenMeans, WeightedTerm, accumulate, reduce_means, row_of
+from mmrl.loop.update import Passes, TokenMeans, WeightedTerm, accumulate, arm_grad_norms, reduce_means, row_of
 from mmrl.losses.cispo import CappedISPolicy, ClippedISPolicy
 from mmrl.losses.clipped_surrogate import ClippedSurrogate
 from mmrl.losses.entropy_bonus import EntropyBonus
 from mmrl.losses.gspo import GSPO
 from mmrl.losses.kl import KLToReference
 from mmrl.models.forward import GroupForward
+from mmrl.optim import Optimizer
+from mmrl.recipe import OptimSection
 from mmrl.types import Completion, Rollout, Sample
 
 LENGTHS = (4, 1, 6, 2, 5, 3, 3, 7)
@@ -60,10 +62,13 @@ def naive(policy, rollout):
     return logps.gather(1, torch.from_numpy(ids)[:, None])[:, 0], -(logps.exp() * logps).sum(-1)
 
 
-def naive_loss(policy, world, aggregation):
-    """Clipped surrogate (0.2) + BETA k3 - BONUS H, summed up by the words of the aggregation."""
+def naive_loss(policy, world, aggregation, arm=None):
+    """Clipped surrogate (0.2) + BETA k3 - BONUS H, summed up by the words of the aggregation; of an arm, its rows' share of that."""
     sums = []
     for rollout, old, ref, advantage in zip(*world, ADVANTAGES, strict=True):
+        if arm not in (None, rollout.arm):
+            sums.append(torch.zeros(()))
+            continue
         logps, entropy = naive(policy, rollout)
         ratio = (logps - torch.from_numpy(old)).exp()
         surrogate = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
@@ -121,6 +126,36 @@ def test_loss_and_gradient_equal_the_plain_form(new_policy, world, expected, agg
     plain_loss, plain_gradient = expected[aggregation]
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     assert relative(gradient(policy), plain_gradient) < 1e-5
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_the_gradient_of_each_arm_is_that_of_its_rows_alone(new_policy, world, aggregation):
+    """Rows of the two arms by turns, so that prompts are shared; a third, of other ranks, has no row here. Nothing is left behind."""
+    rollouts, old, ref = world
+    arms = ("plain", "noisy") * 4
+    rollouts = [replace(r, arm=arm) for r, arm in zip(rollouts, arms, strict=True)]
+    place = {id(r): n for n, r in enumerate(rollouts)}
+
+    def passes_of(some):
+        return Passes([old[place[id(s.rollout)]] for s in some], [ref[place[id(s.rollout)]] for s in some])
+
+    policy = new_policy()
+    optimizer, random = Optimizer(policy, OptimSection()), torch.get_rng_state()
+
+    def draws(*_):
+        """As dropout does."""
+        torch.rand(1)
+
+    policy.base.model.language_model.norm.register_forward_hook(draws)
+    samples = samples_of(rollouts, aggregation)
+    found = arm_grad_norms(policy, forward_of(max_rows=3), samples, passes_of, TERMS, 0, optimizer, ["noisy", "other", "plain"])
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not gradient(policy).any()
+    for arm in ("noisy", "plain"):
+        alone = new_policy()
+        naive_loss(alone, (rollouts, old, ref), aggregation, arm).backward()
+        assert found[arm] == pytest.approx(float(gradient(alone).norm()), rel=1e-5)
+    assert found["other"] == 0
 
 
 class Counted:

@@ -174,11 +174,12 @@ def test_noise_on_grey(sigma, share, std):
 
 @pytest.fixture
 def sampled(shared_policy, processor, make_prompts):
-    def run(strategy, tasks, step=0, num_generations=6, seed=0):
+    def run(strategy, tasks, step=0, num_generations=6, seed=0, schedule_step=0):
         engine = HFEngine()
         engine.attach(processor)
         engine.load_policy(shared_policy, 0)
-        return strategy(tasks, engine, make_prompts, num_generations, Sampling(max_completion_length=5, seed=seed, step=step))
+        sampling = Sampling(max_completion_length=5, seed=seed, step=step, schedule_step=schedule_step)
+        return strategy(tasks, engine, make_prompts, num_generations, sampling)
 
     return run
 
@@ -214,8 +215,10 @@ def test_the_share_of_the_noisy_arm_falls_to_none():
 
 
 @pytest.mark.parametrize(("step", "arm"), [(0, "noisy"), (200, "raw"), (250, "raw")])
-def test_the_schedule_decides(sampled, maze_tasks, step, arm):
-    (group,) = sampled(Vogue(NOISE, Linear(1, 0, 200)), [maze_tasks.task(maze_tasks.key(0))], step)
+@pytest.mark.parametrize("draw", [0, 300])
+def test_the_schedule_goes_by_the_runs_step(sampled, maze_tasks, step, arm, draw):
+    """Not by the draw's number, which runs ahead under dynamic sampling."""
+    (group,) = sampled(Vogue(NOISE, Linear(1, 0, 200)), [maze_tasks.task(maze_tasks.key(0))], draw, schedule_step=step)
     assert {r.arm for r in group.rollouts if r.train_prompt is not None} == {arm}
 
 

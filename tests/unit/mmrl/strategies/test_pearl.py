@@ -285,6 +285,8 @@ def test_soft_filter(task):
     out = collect(0, 6, SAMPLING)
     assert [group.group.task.id for group in out.scored] == ["0", "1", "2", "6", "7", "8"]
     assert (out.drawn, out.gated) == (12, 1)
+    assert [key.index for key, had in out.tried.items() if not had] == [5]
+    assert len(out.tried) == 12
     assert {n: sampler.told[n] for n in sampler.told if n < 6} == {0: 0.4, 1: 1.0, 2: 0.0, 3: 1.0, 4: 0.0}
 
 
@@ -306,7 +308,7 @@ def two_branches(perception_lengths, arm_weights, aggregation="token_mean"):
 
     rollouts = (*(rollout(n, "perception") for n in perception_lengths), *(rollout(n, "plain") for n in (2, 3, 5)))
     group = ScoredGroup(Group(prompt.task, rollouts), np.arange(len(rollouts), dtype=np.float32), {})
-    (update,) = credit(
+    (update,), _ = credit(
         [group], [0], PerArm(), aggregation=aggregation, max_completion_length=8, mask_truncated=False, num_mini_batches=1, rank=0,
         arm_weights=arm_weights,
     )  # fmt: skip

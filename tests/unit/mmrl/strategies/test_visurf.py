@@ -96,6 +96,17 @@ def test_smoothing_by_accuracy_compares_one_reward():
     assert estimated([3, 5, 4, 2], 6, by_accuracy, parts=right)[-1] == 0.0
 
 
+def test_the_share_of_labels_switched_off_is_told():
+    """Of four labels those of the second and the last: one that fails, and one above all rollouts, stay as they are."""
+
+    def group(*rewards):
+        return GroupRewards(np.float32(rewards), np.ones(3, np.int64), arms=("plain", "plain", "label"))
+
+    groups = [group(0, 1, 2), group(0, 2, 2), group(0, 1, NAN), group(3, 1, 2)]
+    assert Estimator().metrics(groups) == {"visurf/smoothed": 0.5}
+    assert Estimator(smooth_on=None).metrics(groups) == {"visurf/smoothed": 0.0}
+
+
 def test_failed_rewards_are_left_out():
     """The best rollout failed: nothing reaches the label."""
     assert estimated([0, 1, NAN], 2) == pytest.approx([*estimated([0, 1], 2)[:2], 0, estimated([0, 1], 2)[2]])
