@@ -348,7 +348,6 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     if not success_given:  # what is wrong with it is wrong with the rewards it comes from, and said there
         checker.problems = [problem for problem in checker.problems if not problem[0].startswith("success")]
     if isinstance(recipe, Recipe):
-        _check_pixels(recipe.model, checker)
         check_together(recipe, checker)
     if checker.problems:
         raise RecipeError("\n".join(checker.lines()))
@@ -363,12 +362,6 @@ def to_plain(recipe: Recipe) -> dict[str, Any]:
 def to_yaml(recipe: Recipe) -> str:
     """What `mmrl show` prints and a run saves."""
     return dump(to_plain(recipe))
-
-
-def _check_pixels(model: ModelSection, checker: Checker) -> None:
-    low, high = model.min_pixels, model.max_pixels
-    if low is not None and high is not None and low > high:
-        checker.problem("model.min_pixels", f"got {low}; must not be above model.max_pixels, which is {high}")
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ EMBEDDED_MODELS = ("tiny", "tiny-facts", "tiny-video", "tiny-count")
 def check_together(recipe: Recipe, checker: Checker) -> None:
     """Adds a problem to `checker` for each contradiction in a recipe whose keys are fine one by one."""
     _check_paths(recipe, checker)
+    _check_pixels(recipe, checker)
     _check_names(recipe, checker)
     _check_arms(recipe, checker)
     _check_views(recipe, checker)
@@ -48,6 +49,12 @@ def _is_model(path: str) -> bool:
         return (folder / "config.json").is_file()
     looks_local = path.startswith((".", "/", "~")) or path.endswith("/")
     return not looks_local and 1 <= len(path.split("/")) <= 2 and " " not in path
+
+
+def _check_pixels(recipe: Recipe, checker: Checker) -> None:
+    low, high = recipe.model.min_pixels, recipe.model.max_pixels
+    if low is not None and high is not None and low > high:
+        checker.problem("model.min_pixels", f"got {low}; must not be above model.max_pixels, which is {high}")
 
 
 def _check_names(recipe: Recipe, checker: Checker) -> None:

@@ -1,7 +1,10 @@
+from typing import get_args, get_type_hints
+
 import numpy as np
 from safetensors.torch import load_file
 
-from mmrl import tiny
+from mmrl import cli, tiny
+from mmrl.recipe_rules import EMBEDDED_MODELS
 from mmrl.tiny import Made
 from mmrl.tiny_lessons import TOLD, CountLessons, FactLessons, MazeLessons, VideoLessons
 from rewards.checklist import Checklist
@@ -74,6 +77,11 @@ def test_a_model_goes_on_from_another(tmp_path, monkeypatch):
     before = untaught.digest()
     monkeypatch.setitem(tiny.MODELS, "tiny", Made(lessons=MazeLessons(steps=2, batch_size=3)))
     assert untaught.digest() != before  # what it goes on from is part of what it is
+
+
+def test_recipes_and_the_command_know_every_model():
+    told = get_type_hints(cli.tiny, include_extras=False)["name"]
+    assert tuple(tiny.MODELS) == EMBEDDED_MODELS == get_args(told)
 
 
 def built(made: Made, folder):
