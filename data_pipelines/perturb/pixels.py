@@ -13,9 +13,6 @@ import numpy as np
 BLOCK = 3 << 15
 """Bytes worked on at a time: whole pixels, and a few 16-bit copies of it fit a second-level cache."""
 
-STRIP = 1 << 16
-"""Bytes of the rows that are reversed at a time."""
-
 LUMA = (77, 150, 29)
 """ITU-R 601 luminance in 256ths, as Pillow's "L" has it in 65536ths; a grey pixel keeps its value."""
 
@@ -122,34 +119,6 @@ def looked_up(frames: np.ndarray, table: np.ndarray) -> np.ndarray:
         target[...] = np.frombuffer(source.tobytes().translate(codes), np.uint8)
 
     return by_block(frames, work)
-
-
-def turned(frames: np.ndarray) -> np.ndarray:
-    """Each frame turned by 180 degrees: its pixels in reverse order."""
-    target = np.empty(frames.shape, np.uint8)
-    for source, into in zip(frames, target, strict=True):
-        _reverse(np.ascontiguousarray(source), into)
-    return target
-
-
-def mirrored(frames: np.ndarray) -> np.ndarray:
-    """Each row in reverse order, in strips of rows: a strip turned by 180 degrees, its rows put back in their order."""
-    height, width = frames.shape[0] * frames.shape[1], frames.shape[2]
-    source, target = np.ascontiguousarray(frames).reshape(height, width, 3), np.empty((height, width, 3), np.uint8)
-    rows = max(1, STRIP // (3 * width))
-    strip = np.empty((rows, width, 3), np.uint8)
-    for top in range(0, height, rows):
-        part = source[top : top + rows]
-        _reverse(part, strip[: len(part)])
-        target[top : top + rows] = strip[: len(part)][::-1]
-    return target.reshape(frames.shape)
-
-
-def _reverse(source: np.ndarray, target: np.ndarray) -> None:
-    """All pixels in reverse order, one channel after the other: numpy reverses one long run of bytes faster than many short ones."""
-    pixels, reverse = source.reshape(-1, 3), target.reshape(-1, 3)
-    for channel in range(3):
-        reverse[:, channel] = pixels[::-1, channel]
 
 
 def channel_means(frames: np.ndarray) -> np.ndarray:

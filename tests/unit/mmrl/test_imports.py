@@ -13,6 +13,7 @@ LIGHT = [
     f"{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}".removesuffix(".__init__")
     for package in ("rewards", "data_pipelines")
     for path in sorted((ROOT / package).rglob("*.py"))
+    if path.stem != "by_torch"  # which an operation imports when it is called
 ] + [
     "mmrl",
     "mmrl.lab.ablate",
