@@ -1,9 +1,10 @@
 """Decoding with PyAV, which brings its own FFmpeg.
 
 Packets are read once to index the file: reading them is some hundred times cheaper than decoding them, and unlike a header they do not lie
-about count and times. Frames are then decoded from the nearest keyframe before each one asked for; frames that no other frame refers to
-are skipped unless asked for. What comes out is checked by its timestamp; if a frame is missing, the file is decoded once more from its
-start with nothing skipped, and what is still missing is an error.
+about count and times. For a plain mp4 the tables that packets get their times from are read in their place. Frames are then decoded from
+the nearest keyframe before each one asked for; frames that no other frame refers to are skipped unless asked for. What comes out is checked
+by its timestamp; if a frame is missing, the file is decoded once more from its start with nothing skipped, and what is still missing is an
+error.
 """
 
 from array import array
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.video.mp4_index import Times, index_times
 from data_pipelines.video.records import Deadline, Limits, Scan, VideoInfo, video_info
 from mmrl.errors import MediaError
 
@@ -46,7 +48,9 @@ class PyAV:
     def scan(self, path: Path, limits: Limits, deadline: Deadline) -> Scan:
         with _opened(path, limits, deadline) as (container, stream):
             untimed = (container.format.name, stream.codec_context.name) in UNTIMED
-            times = None if untimed else _packet_times(path, container, stream, deadline)
+            times = index_times(path, stream.id) if container.format.name == SEEKABLE[0] else None
+            if times is None and not untimed:
+                times = _packet_times(path, container, stream, deadline)
             unit = float(stream.time_base)
             rate = float(stream.average_rate) if stream.average_rate else None
         if times is None:
@@ -299,8 +303,8 @@ def _opened(path: Path, limits: Limits, deadline: Deadline) -> Iterator[tuple[An
             raise MediaError(f"{path}: cannot be read: {_why(error)}") from error
 
 
-def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Ticks of the frames in the order of showing, of the keyframes, and how long the last frame stays. None without times or keyframes."""
+def _packet_times(path: Path, container: Any, stream: Any, deadline: Deadline) -> Times | None:
+    """None without times or keyframes."""
     from av.error import FFmpegError
 
     if container.format.name == "avi":
