@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,7 @@ def _result(
         "flop_ratio": round(flops.repeated(SHAPES[size], prompt_tokens, lengths, patches).step() / floor.step(), 2),
         "gemm_rate_gflops": round(statistics.median(rates) / 1e9, 1),
         "gemm_fraction": round(floor.step() / median["step shared"] / statistics.median(rates), 3),
+        "gemm_fraction_range": _range(floor.step() / seconds / rate for seconds, rate in zip(costs["step shared"], rates, strict=False)),
         "seconds": {name: round(value, 3) for name, value in median.items()},
         "peak_mb": {name: None if value is None else round(value) for name, value in peaks.items()},
         **{f"max_rel_err_{kind}": errors["shared"][kind] for kind in ("logps", "grad", "grad_norm") if "shared" in errors},
@@ -142,7 +143,7 @@ def _result(
         ratios = [a / b for a, b in zip(costs["step naive"], costs["step shared"], strict=True)]
         out |= {
             "speedup_step": round(statistics.median(ratios), 2),
-            "speedup_step_range": [round(min(ratios), 2), round(max(ratios), 2)],
+            "speedup_step_range": _range(ratios),
             "memory_ratio": round(peaks["shared"] / peaks["naive"], 3) if peaks["shared"] and peaks["naive"] else None,
         }
     if "forward naive" in median:
@@ -151,8 +152,14 @@ def _result(
         out["view_ratio"] = round(median["step with a view"] / median["step shared"], 2)
         costs_of_view = [view / step for view, step in zip(costs["view"], costs["step shared"], strict=True)]
         out["view_cost"] = round(statistics.median(costs_of_view), 3)
-        out["view_cost_range"] = [round(min(costs_of_view), 3), round(max(costs_of_view), 3)]
+        out["view_cost_range"] = _range(costs_of_view)
     return out
+
+
+def _range(values: Iterable[float]) -> list[float]:
+    """Least and largest, of the rounds."""
+    found = list(values)
+    return [round(min(found), 3), round(max(found), 3)]
 
 
 def _coefficients(rows: list[Row], policy: Policy) -> list[Tensor]:
