@@ -4,6 +4,7 @@ Letters: C rows of a chunk, V vocabulary. `z` is a chunk of logits, float32 or f
 that stay in the cache. `mmrl.head_triton` has the same functions for CUDA.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from torch import Tensor
 
 BLOCK = 2**18
 """Logits per thread that one run of elementwise passes goes over: 1 MB of float32, so that only the first pass waits for memory."""
+
+
+LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,9 @@ def stats(z: Tensor, ids: Tensor, form: LogitMap, with_entropy: bool) -> tuple[T
         top = z[rows].amax(1)
         shifted = z[rows] - top[:, None]
         if entropies is None:
-            lse[rows] = shifted.exp_().sum(1).log_().add_(top)
+            lse[rows] = _exp(shifted, out=shifted).sum(1).log_().add_(top)
         else:  # H = log S - (sum_j e_j s_j) / S,  e = exp(s),  S = sum_j e_j: both parts >= 0, as s <= 0 = max s
-            terms = shifted.exp()
+            terms = _exp(shifted)
             total = terms.sum(1)
             log_total = total.log()
             lse[rows] = log_total + top
@@ -75,9 +79,9 @@ def gradient(
         slope = _slope(block, form)
         logp = block.sub_(lse[rows, None])
         if grad_entropies is None or entropies is None:
-            logp.exp_().mul_(-target)
+            _exp(logp, out=logp).mul_(-target)
         else:
-            p, share = logp.exp(), grad_entropies[rows, None] / form.temperature
+            p, share = _exp(logp), grad_entropies[rows, None] / form.temperature
             logp.add_(entropies[rows, None]).mul_(-share).sub_(target).mul_(p)
         block.scatter_add_(1, ids[rows, None], target)
         _close(block, slope, form)
@@ -94,7 +98,7 @@ def kl_stats(z_p: Tensor, z_q: Tensor, form: LogitMap) -> Tensor:
         gap = z_p[rows] - z_q[rows]
         for n, z in enumerate((z_p[rows], z_q[rows])):
             top = z.amax(1)
-            terms = (z - top[:, None]).exp_()
+            terms = _exp(z - top[:, None])
             total = terms.sum(1)
             out[n, rows] = total.log() + top
             out[2 + n, rows] = torch.linalg.vecdot(terms, gap) / total
@@ -119,7 +123,7 @@ def kl_gradients(
     for rows in _blocks(z_p):
         block_p, block_q = z_p[rows], z_q[rows]
         slope_p, slope_q = _slope(block_p, form), _slope(block_q, form)
-        p, q = (block_p - lse_p[rows]).exp_(), (block_q - lse_q[rows]).exp_()
+        p, q = _exp(block_p - lse_p[rows]), _exp(block_q - lse_q[rows])
         gap = block_p.sub_(block_q)
         if wanted[1]:  # q (g_f - g_r (gap - gap_q)) - g_f p
             torch.mul(gap, -g_r[rows], out=block_q).add_(own_q[rows]).mul_(q).sub_(p * g_f[rows])
@@ -128,6 +132,11 @@ def kl_gradients(
             gap.mul_(g_f[rows]).add_(own_p[rows]).mul_(p).sub_(q.mul_(g_r[rows]))
             _close(block_p, slope_p, form)
     return z_p.to(dtype) if wanted[0] else None, z_q.to(dtype) if wanted[1] else None
+
+
+def _exp(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """As a power of 2, which on CPUs of AMD takes half the time of torch.exp; what the factor's rounding adds is that of x itself."""
+    return torch.mul(x, LOG2_E, out=out).exp2_()
 
 
 def _slope(logits: Tensor, form: LogitMap) -> Tensor | None:

@@ -13,16 +13,18 @@ class Flops:
     """Of one forward."""
 
     vision: float
+    """The tower's products but its attention's."""
+    vision_attention: float
     linear: float
     attention: float
     head: float
 
     def forward(self) -> float:
-        return self.vision + self.linear + self.attention + self.head
+        return self.vision + self.vision_attention + self.linear + self.attention + self.head
 
     def step(self) -> float:
         """Forward and backward: twice the forward again for products, 2.5 times for attention, which recomputes its scores."""
-        return 3 * (self.vision + self.linear + self.head) + 3.5 * self.attention
+        return 3 * (self.vision + self.linear + self.head) + 3.5 * (self.vision_attention + self.attention)
 
 
 def repeated(shape: Shape, prompt: int, completions: Sequence[int], patches: int) -> Flops:
@@ -30,6 +32,7 @@ def repeated(shape: Shape, prompt: int, completions: Sequence[int], patches: int
     tokens = [prompt + length for length in completions]
     return Flops(
         len(tokens) * _vision(shape, patches),
+        len(tokens) * _vision_attention(shape, patches),
         shape.num_hidden_layers * sum(tokens) * _linear(shape),
         shape.num_hidden_layers * sum(_pairs(shape, t * (t + 1) / 2) for t in tokens),
         _head(shape, sum(completions)),
@@ -43,7 +46,8 @@ def shared(shape: Shape, prompt: int, completions: Sequence[int], patches: int) 
     within = _pairs(shape, prefix * (prefix + 1) / 2)
     across = sum(_pairs(shape, length * (length + 1) / 2 + length * prefix) for length in completions)
     linear = layers * (prefix + sum(completions)) * _linear(shape) - prefix * (_linear(shape) - keys_values)
-    return Flops(_vision(shape, patches), linear, (layers - 1) * within + layers * across, _head(shape, sum(completions)))
+    attention = (layers - 1) * within + layers * across
+    return Flops(_vision(shape, patches), _vision_attention(shape, patches), linear, attention, _head(shape, sum(completions)))
 
 
 def _width(shape: Shape) -> int:
@@ -66,9 +70,13 @@ def _head(shape: Shape, tokens: int) -> float:
 
 
 def _vision(shape: Shape, patches: int) -> float:
-    width, full = shape.vision_hidden_size, len(shape.full_attention)
+    width = shape.vision_hidden_size
     layers = 2 * patches * (4 * width**2 + 3 * width * shape.vision_intermediate_size) * shape.vision_depth
     embed = 2 * patches * width * 3 * 2 * 14**2
     merger = 2 * (patches // 4) * ((4 * width) ** 2 + 4 * width * shape.hidden_size)
-    attention = 4 * width * patches * (patches * full + min(64, patches) * (shape.vision_depth - full))
-    return layers + embed + merger + attention
+    return layers + embed + merger
+
+
+def _vision_attention(shape: Shape, patches: int) -> float:
+    full = len(shape.full_attention)
+    return 4 * shape.vision_hidden_size * patches * (patches * full + min(64, patches) * (shape.vision_depth - full))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -18,7 +18,8 @@ import numpy as np
 from data_pipelines.perturb.compose import VogueView
 from mmrl.errors import TaskError
 from mmrl.protocols import Perturbation, RolloutEngine, Sampling, Schedule
-from mmrl.seeding import digest, stream
+from mmrl.seeding import stream
+from mmrl.strategies.perturbed import perturbed
 from mmrl.types import Completion, Group, Prompt, Rollout, ShaperInputs, Task
 
 Mode = Literal["paper", "released"]
@@ -52,22 +53,20 @@ class Vogue:
         sampling: Sampling,
     ) -> list[Group]:
         raw = make_prompts(tasks)
-        noisy = make_prompts([self._noisy(task, sampling) for task in tasks])
+        noisy = make_prompts([self._noisy(task, sampling) for task in tasks])  # tasks of another name, so other draws
         for one, other in zip(raw, noisy, strict=True):
             if not np.array_equal(one.ids, other.ids):
                 raise TaskError(f"task {one.task.id}: {self.perturbation!r} changed the number of vision tokens; take one that keeps sizes")
-        apart = replace(sampling, seed=digest(sampling.seed, "vogue", "noisy") % 2**63)  # else both arms would draw the same numbers
-        of_raw, of_noisy = engine.generate(raw, num_generations, sampling), engine.generate(noisy, num_generations, apart)
+        of_raw, of_noisy = (engine.generate(prompts, num_generations, sampling) for prompts in (raw, noisy))
         share = self.p_noisy(sampling.schedule_step) if callable(self.p_noisy) else self.p_noisy
         prompts, completions = zip(raw, noisy, strict=True), zip(of_raw, of_noisy, strict=True)
         return [Group(task, _pairs(task, two, some, share, sampling)) for task, two, some in zip(tasks, prompts, completions, strict=True)]
 
     def _noisy(self, task: Task, sampling: Sampling) -> Task:
-        rng = stream(sampling.seed, "vogue", "view", task.id, sampling.step)
-        media = tuple(self.perturbation(medium, rng) for medium in task.media)
-        if any(np.array_equal(one.frames, other.frames) for one, other in zip(task.media, media, strict=True)):
+        noisy = perturbed(task, self.perturbation, NOISY, sampling)
+        if any(np.array_equal(one.frames, other.frames) for one, other in zip(task.media, noisy.media, strict=True)):
             raise TaskError(f"task {task.id}: {self.perturbation!r} left a picture as it is, so both arms would be one; raise its strength")
-        return replace(task, media=media)
+        return noisy
 
 
 def _pairs(
