@@ -141,7 +141,7 @@ def _check_places(tables: dict[bytes, memoryview], sizes: np.ndarray, held: int)
     if firsts[0] != 0 or (np.diff(firsts) <= 0).any() or firsts[-1] >= len(starts) or (runs[:, 1] < 1).any():
         raise _Unusual
     each = np.repeat(runs[:, 1], np.diff(firsts, append=len(starts)))  # samples of every chunk
-    if each.sum() != len(sizes) or (sizes < 1).any() or (starts < 0).any():
+    if each.sum() != len(sizes) or (sizes < 1).any() or ((starts < 0) | (starts > held)).any():
         raise _Unusual
     ends = starts + np.add.reduceat(sizes, np.cumsum(each) - each)
     order = np.argsort(starts)
