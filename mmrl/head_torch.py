@@ -13,8 +13,6 @@ from torch import Tensor
 
 BLOCK = 2**18
 """Logits per thread that one run of elementwise passes goes over: 1 MB of float32, so that only the first pass waits for memory."""
-
-
 LOG2_E = math.log2(math.e)
 
 

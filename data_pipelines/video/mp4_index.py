@@ -18,7 +18,6 @@ CODINGS = (b"avc1", b"avc3", b"hvc1", b"hev1", b"av01")
 LARGEST = 2**28
 """Bytes of tables that are read into memory."""
 SIGN = 2**31
-_Box = tuple[bytes, memoryview]
 
 
 class _Unusual(Exception):
@@ -33,8 +32,7 @@ def index_times(path: Path, track: int) -> Times | None:
         if any(kind == b"mvex" for kind, _ in boxes):
             raise _Unusual
         tracks = [dict(_boxes(box)) for kind, box in boxes if kind == b"trak"]
-        mine = [one for one in tracks if _number(one[b"tkhd"], 12, 20) == track]
-        (only,) = mine
+        (only,) = [one for one in tracks if _number(one[b"tkhd"], 12, 20) == track]
         return _times(only, held, _clock(dict(boxes)[b"mvhd"])[0])
     return None
 
@@ -64,7 +62,7 @@ def _movie(path: Path) -> tuple[memoryview, int]:
     return found, held
 
 
-def _boxes(of: memoryview) -> Iterator[_Box]:
+def _boxes(of: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     at = 0
     while at + 8 <= len(of):
         size, kind = struct.unpack_from(">I4s", of, at)

@@ -10,7 +10,6 @@ are not resized again; any others go through the processor's own `resize`, so th
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
 from transformers.image_utils import SizeDict
+
+from data_pipelines.perturb.by_torch import channels_last
 
 KNOWN = (Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLVideoProcessor)
 """Processors that do what `VisionInput` does. Not their subclasses, which may do otherwise."""
@@ -99,7 +100,7 @@ class VisionInput:
         known = self.processor
         if not known.do_resize:
             return frames
-        pixels = _tensor(frames)
+        pixels = channels_last(frames)
         resized = known.resize(
             pixels[None] if _is_video(known) else pixels,
             size=SizeDict(**dict(known.size)),
@@ -111,22 +112,15 @@ class VisionInput:
         return resized.reshape(-1, *resized.shape[-3:]).permute(0, 2, 3, 1).numpy()
 
 
-def _tensor(frames: np.ndarray) -> torch.Tensor:
-    """The same memory, [F, 3, H, W]; nothing here writes to it, so a read-only array (from the frame cache) needs no warning."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(frames).permute(0, 3, 1, 2)
-
-
 def _is_video(processor: Any) -> bool:
     return "pixel_values_videos" in processor.model_input_names
 
 
 def _by_processor(processor: Any, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if _is_video(processor):
-        out = processor(videos=[_tensor(frames)], do_sample_frames=False, return_tensors="pt")
+        out = processor(videos=[channels_last(frames)], do_sample_frames=False, return_tensors="pt")
         return out["pixel_values_videos"].numpy(), out["video_grid_thw"].numpy()
-    out = processor(images=[_tensor(frames)[0]], return_tensors="pt")
+    out = processor(images=[channels_last(frames)[0]], return_tensors="pt")
     return out["pixel_values"].numpy(), out["image_grid_thw"].numpy()
 
 
