@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_pipelines.compiled import compiled
 from data_pipelines.perturb.checks import share, within
+from data_pipelines.perturb.pixels import still
 from mmrl.types import Media
-
-STRIP = 1 << 16
-"""16-bit values worked on at a time: three such strips fit a second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -49,41 +48,38 @@ def gaussian_weights(radius: float) -> list[int]:
 
 def blurred(frames: np.ndarray, weights: list[int]) -> np.ndarray:
     """`frames` uint8 [F, H, W, 3] under the same symmetric kernel down and across."""
-    count, height, width, _ = frames.shape
-    reach = len(weights) - 1
-    line = (width + 2 * reach) * 3  # a row with its border
-    strips = -(-height * line // STRIP)
-    rows = -(-height // strips)
-    target = np.empty_like(frames)
-    sums, pairs = (np.empty((rows + 2 * reach) * line, np.uint16) for _ in range(2))
-    tall = np.empty((rows + 2 * reach, width * 3), np.uint16)
-    wide = np.zeros((rows, line), np.uint16)
-    left, inside, right = np.split(wide, [3 * reach, line - 3 * reach], axis=1)
-    for frame, into in zip(frames.reshape(count, height, -1), target.reshape(count, height, -1), strict=True):
-        for top in range(0, height, rows):
-            kept = min(rows, height - top)
-            near = np.arange(top - reach, top + kept + reach).clip(0, height - 1)
-            tall[: len(near)] = frame[near]
-            down = _filtered(tall[: len(near)].reshape(-1), weights, width * 3, sums, pairs)
-            inside[:kept] = down.reshape(kept, -1)
-            left[:kept].reshape(kept, reach, 3)[...] = inside[:kept, None, :3]
-            right[:kept].reshape(kept, reach, 3)[...] = inside[:kept, None, -3:]
-            _filtered(wide.reshape(-1), weights, 3, sums, pairs)  # also where a row's border meets the next row: not taken over
-            into[top : top + kept] = sums[: rows * line].reshape(rows, line)[:kept, : width * 3]
+    count, height = frames.shape[:2]
+    target = np.empty(frames.shape, np.uint8)
+    _blur(still(frames).reshape(count, height, -1), np.array(weights, np.uint16), target.reshape(count, height, -1))
     return target
 
 
-def _filtered(values: np.ndarray, weights: list[int], step: int, sums: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The kernel over a flat array whose neighbours lie `step` apart: `2 * reach * step` values fewer, rounded, at the start of `sums`."""
-    edge = (len(weights) - 1) * step
-    size = values.size - 2 * edge
-    total, pair = sums[:size], pairs[:size]
-    np.multiply(values[edge : edge + size], np.uint16(weights[0]), out=total)
-    total += 128
-    for k, weight in enumerate(weights[1:], 1):
-        before, after = edge - k * step, edge + k * step
-        np.add(values[before : before + size], values[after : after + size], out=pair)
-        pair *= np.uint16(weight)
-        total += pair
-    total >>= 8
-    return total
+@compiled
+def _blur(frames: np.ndarray, weights: np.ndarray, target: np.ndarray) -> None:
+    """One row at a time, down and then across; sums of 256ths of bytes just fit 16 bits."""
+    count, height, size = frames.shape
+    reach = len(weights) - 1
+    edge = 3 * reach
+    sums, down = np.empty(size, np.uint16), np.empty(size + 2 * edge, np.uint16)  # a row with its border repeated
+    for n in range(count):
+        for y in range(height):
+            row, into = frames[n, y], target[n, y]
+            for i in range(size):
+                sums[i] = 128 + weights[0] * row[i]
+            for k in range(1, reach + 1):
+                above, below, weight = frames[n, max(y - k, 0)], frames[n, min(y + k, height - 1)], weights[k]
+                for i in range(size):
+                    sums[i] += np.uint16(weight * np.uint16(np.uint16(above[i]) + np.uint16(below[i])))
+            for i in range(size):
+                down[edge + i] = sums[i] >> 8
+            for i in range(edge):
+                down[i], down[edge + size + i] = down[edge + i % 3], down[edge + size - 3 + i % 3]
+            middle = down[edge:]
+            for i in range(size):
+                sums[i] = 128 + weights[0] * middle[i]
+            for k in range(1, reach + 1):
+                left, right, weight = down[edge - 3 * k :], down[edge + 3 * k :], weights[k]
+                for i in range(size):
+                    sums[i] += np.uint16(weight * np.uint16(left[i] + right[i]))
+            for i in range(size):
+                into[i] = sums[i] >> 8

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.perturb.checks import share, within
+from data_pipelines.perturb.moves import mirrored, quarter_turned, tilted, turned
+from data_pipelines.perturb.resample import resampled
 from mmrl.types import Media
 
 
@@ -14,8 +15,7 @@ from mmrl.types import Media
 class ZoomIn:
     """Cuts out the middle, smaller by a factor U(low, high), and enlarges it to full size with Lanczos's filter.
 
-    VideoSSR, arXiv:2511.06281: 1.3 to 1.5, drawn for each frame. The resampling is torch's, within 2 levels of Pillow's. Pictures and
-    videos.
+    VideoSSR, arXiv:2511.06281: 1.3 to 1.5, drawn for each frame. The same bytes as Pillow's. Pictures and videos.
     """
 
     low: float = 1.3
@@ -31,11 +31,9 @@ class ZoomIn:
         check_zoom(self)
 
     def __call__(self, media: Media, rng: np.random.Generator) -> Media:
-        from data_pipelines.perturb.by_torch import resampled
-
         target = np.empty(media.frames.shape, np.uint8)
         whole = (0, 0, *media.frames.shape[1:3])
-        resampled(media.frames, target, [(middle, whole) for middle in middles(self, media, rng).tolist()])
+        resampled(media.frames, middles(self, media, rng).tolist(), target, [whole] * len(target))
         return Media(target, media.timestamps_s)
 
 
@@ -44,7 +42,7 @@ class ZoomOut:
     """Shrinks the frame by a factor U(low, high) and puts it in the middle of a black one.
 
     VideoSSR, arXiv:2511.06281: 1.2 to 1.4; that each frame has its own draw and the filter is Lanczos's is ours, after its ZoomIn. The
-    resampling is torch's, within 2 levels of Pillow's. Pictures and videos.
+    same bytes as Pillow's. Pictures and videos.
     """
 
     low: float = 1.2
@@ -60,11 +58,9 @@ class ZoomOut:
         check_zoom(self)
 
     def __call__(self, media: Media, rng: np.random.Generator) -> Media:
-        from data_pipelines.perturb.by_torch import resampled
-
         target = np.zeros(media.frames.shape, np.uint8)
         whole = (0, 0, *media.frames.shape[1:3])
-        resampled(media.frames, target, [(whole, middle) for middle in middles(self, media, rng).tolist()])
+        resampled(media.frames, [whole] * len(target), target, middles(self, media, rng).tolist())
         return Media(target, media.timestamps_s)
 
 
@@ -96,17 +92,13 @@ class Rotate:
 
     def __call__(self, media: Media, rng: np.random.Generator) -> Media:
         if self.degrees == 180:
-            from data_pipelines.perturb.by_torch import turned
-
             return Media(turned(media.frames), media.timestamps_s)
         height, width = media.frames.shape[1:3]
         if height != width:
             raise ValueError(
                 f"frames of {height} x {width} pixels cannot be turned by {self.degrees} degrees in place; use 180, or square frames"
             )
-        pixels = np.ascontiguousarray(media.frames).view("V3")[..., 0].transpose(0, 2, 1)  # whole pixels, rows and columns exchanged
-        turn = np.ascontiguousarray(pixels[:, ::-1] if self.degrees == 90 else pixels[:, :, ::-1])
-        return Media(turn.view(np.uint8).reshape(media.frames.shape), media.timestamps_s)
+        return Media(quarter_turned(media.frames, anticlockwise=self.degrees == 90), media.timestamps_s)
 
 
 @dataclass(frozen=True)
@@ -124,8 +116,6 @@ class Flip:
 
     def __call__(self, media: Media, rng: np.random.Generator) -> Media:
         if self.horizontal:
-            from data_pipelines.perturb.by_torch import mirrored, turned
-
             frames = turned(media.frames) if self.vertical else mirrored(media.frames)
         else:
             frames = np.ascontiguousarray(media.frames[:, ::-1])
@@ -153,7 +143,4 @@ class Tilt:
         angle = self.degrees * self.strength * (2 * rng.random() - 1)
         if not angle:
             return media
-        target = np.empty_like(media.frames)
-        for frame, into in zip(media.frames, target, strict=True):
-            into[...] = np.asarray(Image.fromarray(frame).rotate(angle))
-        return Media(target, media.timestamps_s)
+        return Media(tilted(media.frames, angle), media.timestamps_s)

@@ -1,145 +1,112 @@
-"""Arithmetic on interleaved RGB bytes, in blocks that stay in the processor's cache.
-
-numpy runs an operation on contiguous bytes many times faster than one that picks every third byte. So colours are not taken apart: a
-neighbour channel is the same stream shifted by a byte or two, and a pattern of period 3 says where the result counts.
-Integers only: the same bytes on every machine.
-"""
-
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+"""Arithmetic on interleaved RGB bytes, [..., 3]. Integers only: the same bytes on every machine."""
 
 import numpy as np
 
-BLOCK = 3 << 15
-"""Bytes worked on at a time: whole pixels, and a few 16-bit copies of it fit a second-level cache."""
+from data_pipelines.compiled import compiled
 
 LUMA = (77, 150, 29)
 """ITU-R 601 luminance in 256ths, as Pillow's "L" has it in 65536ths; a grey pixel keeps its value."""
+BLOCK = 1024
+"""Pixels that are taken apart into planes at a time: they stay in the first-level cache."""
 
 
-def by_block(frames: np.ndarray, work: Callable[[np.ndarray, np.ndarray], None]) -> np.ndarray:
-    """New array like `frames` (uint8, last axis 3), filled by `work(source, target)` on flat blocks of whole pixels."""
-    source = np.ascontiguousarray(frames).reshape(-1)
-    target = np.empty_like(source)
-    for start in range(0, source.size, BLOCK):
-        work(source[start : start + BLOCK], target[start : start + BLOCK])
-    return target.reshape(frames.shape)
-
-
-@lru_cache(maxsize=64)
-def pattern(values: tuple[int, int, int], dtype: str = "u1") -> np.ndarray:
-    """`values` over and over, one BLOCK long; read-only."""
-    tiled = np.tile(np.array(values, dtype), BLOCK // 3)
-    tiled.flags.writeable = False
-    return tiled
-
-
-def _shifts(order: tuple[int, int, int]) -> Iterator[tuple[int, np.ndarray]]:
-    """(how far to the right the wanted byte lies, mask of the places where it is wanted) for each distance."""
-    red, green, blue = (order[channel] - channel for channel in range(3))
-    for distance in sorted({red, green, blue}):
-        yield distance, pattern((255 * (red == distance), 255 * (green == distance), 255 * (blue == distance)))
+def still(frames: np.ndarray) -> np.ndarray:
+    """The same bytes, in order and read-only, whether they came so (from the frame cache) or not: a loop is compiled for one kind."""
+    frames = np.ascontiguousarray(frames).view()
+    frames.flags.writeable = False
+    return frames
 
 
 def permuted(frames: np.ndarray, order: tuple[int, int, int]) -> np.ndarray:
     """Channel c of the result is channel `order[c]` of `frames`."""
-    shifts = list(_shifts(order))
-    scratch = np.empty(min(BLOCK, frames.size), np.uint8)
+    target = np.empty(frames.shape, np.uint8)
+    _permute(still(frames).reshape(-1), np.array(order), target.reshape(-1))
+    return target
 
-    def work(source: np.ndarray, target: np.ndarray) -> None:
-        size = source.size
-        for turn, (distance, mask) in enumerate(shifts):
-            ahead, behind = max(distance, 0), max(-distance, 0)
-            into = slice(behind, size - ahead)
-            shifted = np.bitwise_and(source[ahead : size - behind], mask[into], out=(scratch if turn else target)[into])
-            if turn:
-                np.bitwise_or(target[into], shifted, out=target[into])
-            else:  # a byte without a neighbour at that distance is not one where it is wanted
-                target[:behind] = target[size - ahead :] = 0
 
-    return by_block(frames, work)
+@compiled
+def _permute(source: np.ndarray, order: np.ndarray, target: np.ndarray) -> None:
+    planes = np.empty((3, BLOCK), np.uint8)
+    red, green, blue = planes[0], planes[1], planes[2]
+    first, second, third = planes[order[0]], planes[order[1]], planes[order[2]]
+    for start in range(0, source.size, 3 * BLOCK):
+        before, after = source[start : start + 3 * BLOCK], target[start : start + 3 * BLOCK]
+        for i in range(before.size // 3):
+            red[i], green[i], blue[i] = before[3 * i], before[3 * i + 1], before[3 * i + 2]
+        for i in range(before.size // 3):
+            after[3 * i], after[3 * i + 1], after[3 * i + 2] = first[i], second[i], third[i]
 
 
 def grey(frames: np.ndarray) -> np.ndarray:
     """Each pixel's luminance in all three channels. Within 1 of Pillow's "L"."""
-    return by_block(frames, _luminance(min(BLOCK, frames.size)))
+    target = np.empty(frames.shape, np.uint8)
+    _to_grey(still(frames).reshape(-1), target.reshape(-1))
+    return target
 
 
-def _luminance(size: int) -> Callable[[np.ndarray, np.ndarray], None]:
-    """Work for `by_block` on blocks of at most `size` bytes, with scratch of its own."""
-    weights, first_bytes = pattern(LUMA, "u2"), pattern((255, 0, 0))
-    products, sums, narrow = np.empty(size, np.uint16), np.empty(size, np.uint16), np.empty(size, np.uint8)
-
-    def work(source: np.ndarray, target: np.ndarray) -> None:
-        size = source.size
-        product, total, first = products[:size], sums[:size], narrow[:size]
-        product[...] = source
-        product *= weights[:size]
-        np.add(product, np.uint16(128), out=total)
-        total[:-1] += product[1:]
-        total[:-2] += product[2:]  # now right at each pixel's first byte, and at most 255 * 256 + 128
-        total >>= 8
-        np.copyto(first, total, casting="unsafe")
-        first &= first_bytes[:size]
-        target[0] = first[0]
-        np.bitwise_or(first[1:], first[:-1], out=target[1:])
-        target[2:] |= first[:-2]
-
-    return work
+@compiled
+def _to_grey(source: np.ndarray, target: np.ndarray) -> None:
+    for i in range(source.size // 3):
+        light = np.uint8((LUMA[0] * source[3 * i] + LUMA[1] * source[3 * i + 1] + LUMA[2] * source[3 * i + 2] + 128) >> 8)
+        target[3 * i] = target[3 * i + 1] = target[3 * i + 2] = light
 
 
 def saturated(frames: np.ndarray, factor: float) -> np.ndarray:
     """luminance + factor * (value - luminance), rounded and clipped; `factor` in [0, 4], to 1/64, above 2 to 1/32."""
-    bits = 6 if factor <= 2 else 5  # 255 * factor * 2**bits must fit 16 bits with a sign
-    gain, half = np.int16(round(factor * 2**bits)), np.int16(1 << bits - 1)
-    size = min(BLOCK, frames.size)
-    luminance, greys, results = _luminance(size), np.empty(size, np.int16), np.empty(size, np.int16)
+    bits = 6 if factor <= 2 else 5
+    target = np.empty(frames.shape, np.uint8)
+    _saturate(still(frames).reshape(-1), np.int32(round(factor * 2**bits)), np.int32(bits), target.reshape(-1))
+    return target
 
-    def work(source: np.ndarray, target: np.ndarray) -> None:
-        luminance(source, target)
-        level, moved = greys[: source.size], results[: source.size]
-        level[...] = target
-        moved[...] = source
-        moved -= level
-        moved *= gain
-        moved += half
-        moved >>= bits
-        moved += level
-        np.clip(moved, 0, 255, out=moved)
-        np.copyto(target, moved, casting="unsafe")
 
-    return by_block(frames, work)
+@compiled
+def _saturate(source: np.ndarray, gain: np.int32, bits: np.int32, target: np.ndarray) -> None:
+    half = np.int32(1 << (bits - 1))
+    for i in range(source.size // 3):
+        light = np.int32((LUMA[0] * source[3 * i] + LUMA[1] * source[3 * i + 1] + LUMA[2] * source[3 * i + 2] + 128) >> 8)
+        for c in range(3):
+            value = light + (((source[3 * i + c] - light) * gain + half) >> bits)
+            target[3 * i + c] = np.uint8(min(max(value, 0), 255))
 
 
 def looked_up(frames: np.ndarray, table: np.ndarray) -> np.ndarray:
     """table[value] for every byte; `table` uint8 [256]."""
-    codes = table.tobytes()
+    target = np.empty(frames.shape, np.uint8)
+    _look_up(still(frames).reshape(-1), table, target.reshape(-1))
+    return target
 
-    def work(source: np.ndarray, target: np.ndarray) -> None:
-        target[...] = np.frombuffer(source.tobytes().translate(codes), np.uint8)
 
-    return by_block(frames, work)
+@compiled
+def _look_up(source: np.ndarray, table: np.ndarray, target: np.ndarray) -> None:
+    for i in range(source.size):
+        target[i] = table[source[i]]
 
 
 def channel_means(frames: np.ndarray) -> np.ndarray:
     """float64 [3]: mean of each channel over all frames."""
-    columns = frames.reshape(-1, frames.shape[2] * 3)
-    total = np.zeros(columns.shape[1], np.uint64)
-    for start in range(0, len(columns), 256):  # 256 rows of bytes sum to less than 2**16
-        total += np.add.reduce(columns[start : start + 256], axis=0, dtype=np.uint16)
-    return total.reshape(-1, 3).sum(axis=0) / (frames.size // 3)
+    return _channel_sums(still(frames).reshape(-1)) / (frames.size // 3)
+
+
+@compiled
+def _channel_sums(source: np.ndarray) -> np.ndarray:
+    red, green, blue = np.uint64(0), np.uint64(0), np.uint64(0)
+    for i in range(source.size // 3):
+        red += source[3 * i]
+        green += source[3 * i + 1]
+        blue += source[3 * i + 2]
+    return np.array([red, green, blue])
 
 
 def mean_change(before: np.ndarray, after: np.ndarray) -> float:
     """Mean absolute difference, in levels of 0 to 255, of two uint8 arrays of one shape."""
     if before.shape != after.shape:
         raise ValueError(f"frames of different shapes: {before.shape} and {after.shape}")
-    one, other = np.ascontiguousarray(before).reshape(-1), np.ascontiguousarray(after).reshape(-1)
-    high, low = np.empty(min(BLOCK, one.size), np.uint8), np.empty(min(BLOCK, one.size), np.uint8)
-    total = 0
-    for start in range(0, one.size, BLOCK):
-        a, b = one[start : start + BLOCK], other[start : start + BLOCK]
-        changed = np.maximum(a, b, out=high[: a.size])
-        changed -= np.minimum(a, b, out=low[: a.size])
-        total += int(np.add.reduce(changed, dtype=np.uint32))
-    return total / one.size
+    return int(_total_change(still(before).reshape(-1), still(after).reshape(-1))) / before.size
+
+
+@compiled
+def _total_change(before: np.ndarray, after: np.ndarray) -> np.int64:
+    total = np.int64(0)
+    for i in range(before.size):
+        total += abs(np.int32(before[i]) - np.int32(after[i]))
+    return total

@@ -1,7 +1,7 @@
 """Frames to what the vision tower reads, bit for bit as the model's own processor makes it, in one pass.
 
-The processor takes a clip through memory four times in float32: cast, normalise, permute, join. Here one row of merged patches at a time
-is normalised in the CPU's cache and written to its place in the output, which is the only float32 array of the clip's size.
+The processor takes a clip through memory four times in float32: cast, normalise, permute, join. Here one row of patches at a time is
+normalised in the CPU's cache and written to its place in the output, which is the only float32 array of the clip's size.
 
 A size is changed once. Frames that come in the size that the processor would choose, as `read_frames(path, indices, size)` decodes them,
 are not resized again; any others go through the processor's own `resize`, so their values are its own too.
@@ -10,6 +10,8 @@ are not resized again; any others go through the processor's own `resize`, so th
 from __future__ import annotations
 
 import logging
+import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +20,13 @@ import torch
 from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
 from transformers.image_utils import SizeDict
 
-from data_pipelines.perturb.by_torch import channels_last
+from data_pipelines.compiled import compiled
+from data_pipelines.perturb.pixels import still
+from mmrl.models.memory import Memory
 
 KNOWN = (Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLVideoProcessor)
 """Processors that do what `VisionInput` does. Not their subclasses, which may do otherwise."""
+PIXELS = Memory(2**30)
 _log = logging.getLogger(__name__)
 _told: set[str] = set()
 
@@ -39,7 +44,7 @@ class Patchify:
     merge_size: int
     temporal_patch_size: int
     mean: np.ndarray
-    """float32 [3, 1, 1, 1] levels, 0 to 255: a value is (level - mean) / std, each rounded, as the processor computes it."""
+    """float32 [3] levels, 0 to 255: a value is (level - mean) / std, each rounded, as the processor computes it."""
     std: np.ndarray
 
     def __call__(self, frames: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -51,24 +56,35 @@ class Patchify:
         if height % block or width % block:
             raise ValueError(f"height and width must be multiples of {block}; got {height} x {width}")
         groups, down, across = -(-count // group), height // block, width // block
-        out = np.empty((groups, down, across, merge, merge, 3, group, patch, patch), np.float32)
-        levels = np.empty((3, group, block, width), np.uint8)
-        values = np.empty(levels.shape, np.float32)
-        line = np.dtype((np.void, 4 * patch))  # the longest run that stays whole: a line of a patch, copied as one item
-        lines_of = values.view(line).reshape(3, group, merge, patch, across, merge).transpose(4, 2, 5, 0, 1, 3)
-        lines_out = out.view(line)[..., 0]
-        for n in range(groups):
-            clip = frames[n * group : (n + 1) * group]
-            held = len(clip)  # fewer than a group at the end of an odd clip, and in a picture
-            for row in range(down):
-                np.copyto(levels[:, :held], clip[:, row * block : (row + 1) * block].transpose(3, 0, 1, 2))
-                np.copyto(values[:, :held], levels[:, :held])
-                np.subtract(values[:, :held], self.mean, out=values[:, :held])
-                np.divide(values[:, :held], self.std, out=values[:, :held])
-                lines_out[n, row, ..., :held, :] = lines_of[..., :held, :]
-                if held < group:
-                    lines_out[n, row, ..., held:, :] = lines_of[..., held - 1 : held, :]
+        shape = (groups, down, across, merge, merge, 3, group, patch, patch)
+        out = PIXELS.empty(math.prod(shape)).reshape(shape)
+        _patchify(still(frames), self.mean, self.std, out)
         return out.reshape(-1, 3 * group * patch**2), (groups, height // patch, width // patch)
+
+
+@compiled
+def _patchify(frames: np.ndarray, mean: np.ndarray, std: np.ndarray, out: np.ndarray) -> None:
+    count, height, width = frames.shape[:3]
+    groups, merge, group, patch = out.shape[0], out.shape[3], out.shape[6], out.shape[7]
+    planes = np.empty((3, group, patch * width), np.float32)  # a row of patches
+    values = planes.reshape(-1)
+    mean_red, mean_green, mean_blue = mean[0], mean[1], mean[2]
+    std_red, std_green, std_blue = std[0], std[1], std[2]
+    for n in range(groups):
+        for row in range(height // patch):
+            for t in range(group):
+                levels = frames[min(n * group + t, count - 1), row * patch : (row + 1) * patch].reshape(-1)
+                red, green, blue = planes[0, t], planes[1, t], planes[2, t]
+                for i in range(patch * width):
+                    red[i] = (np.float32(levels[3 * i]) - mean_red) / std_red
+                    green[i] = (np.float32(levels[3 * i + 1]) - mean_green) / std_green
+                    blue[i] = (np.float32(levels[3 * i + 2]) - mean_blue) / std_blue
+            for column in range(width // patch):
+                target = out[n, row // merge, column // merge, row % merge, column % merge].reshape(-1)
+                for line in range(3 * group * patch):
+                    into, start = np.uint64(line * patch), np.uint64(line * width + column * patch)
+                    for x in range(patch):
+                        target[into + np.uint64(x)] = values[start + np.uint64(x)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +128,14 @@ class VisionInput:
         return resized.reshape(-1, *resized.shape[-3:]).permute(0, 2, 3, 1).numpy()
 
 
+def channels_last(frames: np.ndarray) -> torch.Tensor:
+    """uint8 [F, H, W, 3] as [F, 3, H, W] over the same memory, the form that torch's kernels are fast for. Not to be written to: a
+    read-only array (from the frame cache) gives no warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+
+
 def _is_video(processor: Any) -> bool:
     return "pixel_values_videos" in processor.model_input_names
 
@@ -132,5 +156,5 @@ def _patchify_of(processor: Any) -> tuple[Patchify | None, str | None]:
     if not (processor.do_rescale and processor.do_normalize):
         return None, f"its {name} does not rescale and normalise"
     levels = 1.0 / processor.rescale_factor
-    mean, std = ((torch.tensor(value) * levels).reshape(3, 1, 1, 1).numpy() for value in (processor.image_mean, processor.image_std))
+    mean, std = ((torch.tensor(value) * levels).numpy() for value in (processor.image_mean, processor.image_std))
     return Patchify(processor.patch_size, processor.merge_size, processor.temporal_patch_size, mean, std), None

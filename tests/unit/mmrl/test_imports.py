@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-HEAVY = ("torch", "torchvision", "transformers", "accelerate", "peft", "vllm", "av", "decord", "torchcodec")
+HEAVY = ("numba", "torch", "torchvision", "transformers", "accelerate", "peft", "vllm", "av", "decord", "torchcodec")
 LIGHT = [
     f"{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}".removesuffix(".__init__")
     for package in ("rewards", "data_pipelines")
     for path in sorted((ROOT / package).rglob("*.py"))
-    if path.stem != "by_torch"  # which an operation imports when it is called
 ] + [
     "mmrl",
     "mmrl.lab.ablate",
@@ -41,7 +40,7 @@ def test_recipes_tasks_and_rewards_load_without_torch():
 
 
 def test_the_probe_sees_what_it_looks_for():
-    assert "torch" in heavy_after("import mmrl.ops")
+    assert {"torch", "numba"} <= heavy_after("import mmrl.ops, numba")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_frames_of_the_wanted_size_are_not_touched_before_they_are_patched():
 def test_order_of_rows_and_values_by_hand():
     """Two frames of 2 x 4 pixels, patches of one pixel, blocks of 2 x 2. Level = 100 * frame + 10 * pixel + channel."""
     level = 100 * np.arange(2)[:, None, None, None] + 10 * np.arange(8).reshape(1, 2, 4, 1) + np.arange(3)
-    one = np.ones((3, 1, 1, 1), np.float32)
+    one = np.ones(3, np.float32)
     rows, grid = Patchify(1, 2, 2, mean=0 * one, std=one)(level.astype(np.uint8))
     assert grid == (1, 2, 4)
     assert rows[:, 0].tolist() == [0, 10, 40, 50, 20, 30, 60, 70]  # the left block line by line, then the right one
@@ -101,7 +101,7 @@ def test_order_of_rows_and_values_by_hand():
 
 def test_mean_and_deviation_are_each_channels_own():
     """(10 - 4) / 2, (10 - 2) / 4, (10 - 10) / 1."""
-    mean, std = (np.array(values, np.float32).reshape(3, 1, 1, 1) for values in ((4, 2, 10), (2, 4, 1)))
+    mean, std = (np.array(values, np.float32) for values in ((4, 2, 10), (2, 4, 1)))
     rows, _ = Patchify(1, 1, 1, mean, std)(np.full((1, 1, 1, 3), 10, np.uint8))
     assert rows.tolist() == [[3, 2, 0]]
 
@@ -110,7 +110,7 @@ def test_a_group_that_is_not_full_repeats_its_last_frame():
     make = VisionInput.of(FAMILIES["qwen2_5_vl clip"]).patchify
     frames = random_frames(5, 56, 84)
     np.testing.assert_array_equal(make(frames)[0], make(frames[[0, 1, 2, 3, 4, 4]])[0])
-    one = np.ones((3, 1, 1, 1), np.float32)
+    one = np.ones(3, np.float32)
     rows, grid = Patchify(1, 1, 4, mean=0 * one, std=one)(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1) * np.ones(3, np.uint8))
     assert grid == (2, 1, 1)
     assert rows[:, :4].tolist() == [[0, 1, 2, 3], [4, 5, 5, 5]]
