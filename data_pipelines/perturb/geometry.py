@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.perturb.checks import share, within
-from data_pipelines.perturb.moves import mirrored, quarter_turned, tilted, turned
+from data_pipelines.perturb.moves import mirrored, quarter_turned, tilted
 from data_pipelines.perturb.resample import resampled
 from mmrl.types import Media
 
@@ -92,7 +92,7 @@ class Rotate:
 
     def __call__(self, media: Media, rng: np.random.Generator) -> Media:
         if self.degrees == 180:
-            return Media(turned(media.frames), media.timestamps_s)
+            return Media(mirrored(media.frames, upside_down=True), media.timestamps_s)
         height, width = media.frames.shape[1:3]
         if height != width:
             raise ValueError(
@@ -116,7 +116,7 @@ class Flip:
 
     def __call__(self, media: Media, rng: np.random.Generator) -> Media:
         if self.horizontal:
-            frames = turned(media.frames) if self.vertical else mirrored(media.frames)
+            frames = mirrored(media.frames, upside_down=self.vertical)
         else:
             frames = np.ascontiguousarray(media.frames[:, ::-1])
         return Media(frames, media.timestamps_s)

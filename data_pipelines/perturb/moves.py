@@ -5,40 +5,35 @@ import math
 import numpy as np
 
 from data_pipelines.compiled import compiled
-from data_pipelines.perturb.pixels import BLOCK, still
+from data_pipelines.perturb.pixels import still
 
 
-def mirrored(frames: np.ndarray) -> np.ndarray:
-    """Each row in reverse order, pixel by pixel."""
-    return _in_reverse(frames, frames.shape[2])
-
-
-def turned(frames: np.ndarray) -> np.ndarray:
-    """Each frame by 180 degrees: all its pixels in reverse order."""
-    return _in_reverse(frames, frames.shape[1] * frames.shape[2])
-
-
-def _in_reverse(frames: np.ndarray, run: int) -> np.ndarray:
-    """Every `run` pixels."""
+def mirrored(frames: np.ndarray, upside_down: bool = False) -> np.ndarray:
+    """Each row in reverse order, pixel by pixel, and if `upside_down` the rows too, which is a turn by 180 degrees."""
     target = np.empty(frames.shape, np.uint8)
-    _reverse(still(frames).reshape(-1, 3 * run), target.reshape(-1, 3 * run))
+    count, height = frames.shape[:2]
+    _mirror(still(frames).reshape(count, height, -1), upside_down, target.reshape(count, height, -1))
     return target
 
 
 @compiled
-def _reverse(runs: np.ndarray, target: np.ndarray) -> None:
-    size = runs.shape[1] // 3
-    red, green, blue = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
-    for n in range(len(runs)):
-        for start in range(0, size, BLOCK):
-            held = min(BLOCK, size - start)
-            before = runs[n, 3 * start : 3 * (start + held)]
-            after = target[n, 3 * (size - start - held) : 3 * (size - start)]
-            for i in range(held):
-                red[i], green[i], blue[i] = before[3 * i], before[3 * i + 1], before[3 * i + 2]
-            for i in range(held):
-                mirror = np.uint64(held - 1) - np.uint64(i)
-                after[3 * i], after[3 * i + 1], after[3 * i + 2] = red[mirror], green[mirror], blue[mirror]
+def _mirror(frames: np.ndarray, upside_down: bool, target: np.ndarray) -> None:
+    count, height, size = frames.shape
+    width = size // 3
+    red, green, blue = np.empty(width, np.uint8), np.empty(width, np.uint8), np.empty(width, np.uint8)
+    for n in range(count):
+        for y in range(height):
+            before, after = frames[n, y], target[n, y]
+            for x in range(width):
+                red[x], green[x], blue[x] = before[3 * x], before[3 * x + 1], before[3 * x + 2]
+            for x in range(width):
+                mirror = np.uint64(width - 1) - np.uint64(x)
+                after[3 * x], after[3 * x + 1], after[3 * x + 2] = red[mirror], green[mirror], blue[mirror]
+        if upside_down:  # afterwards, within the cache: memory is slow to read or write from its end
+            for y in range(height // 2):
+                above, below = target[n, y], target[n, height - 1 - y]
+                for i in range(size):
+                    above[i], below[i] = below[i], above[i]
 
 
 def quarter_turned(frames: np.ndarray, anticlockwise: bool) -> np.ndarray:
