@@ -115,10 +115,7 @@ class Flip:
             raise ValueError("horizontal and vertical are both false; a flip needs one of them")
 
     def __call__(self, media: Media, rng: np.random.Generator) -> Media:
-        if self.horizontal:
-            frames = mirrored(media.frames, upside_down=self.vertical)
-        else:
-            frames = np.ascontiguousarray(media.frames[:, ::-1])
+        frames = mirrored(media.frames, upside_down=self.vertical) if self.horizontal else np.ascontiguousarray(media.frames[:, ::-1])
         return Media(frames, media.timestamps_s)
 
 

@@ -58,16 +58,16 @@ class Patchify:
         groups, down, across = -(-count // group), height // block, width // block
         shape = (groups, down, across, merge, merge, 3, group, patch, patch)
         out = PIXELS.empty(math.prod(shape)).reshape(shape)
-        _patchify(still(frames), self.mean, self.std, out)
+        _patchify(still(frames), self.mean, self.std, out if patch % 2 else out.view(np.uint64))  # two values are moved as one
         return out.reshape(-1, 3 * group * patch**2), (groups, height // patch, width // patch)
 
 
 @compiled
 def _patchify(frames: np.ndarray, mean: np.ndarray, std: np.ndarray, out: np.ndarray) -> None:
     count, height, width = frames.shape[:3]
-    groups, merge, group, patch = out.shape[0], out.shape[3], out.shape[6], out.shape[7]
+    groups, merge, group, patch, run = out.shape[0], out.shape[3], out.shape[6], out.shape[7], out.shape[8]
     planes = np.empty((3, group, patch * width), np.float32)  # a row of patches
-    values = planes.reshape(-1)
+    values = planes.reshape(-1).view(out.dtype)
     mean_red, mean_green, mean_blue = mean[0], mean[1], mean[2]
     std_red, std_green, std_blue = std[0], std[1], std[2]
     for n in range(groups):
@@ -79,11 +79,12 @@ def _patchify(frames: np.ndarray, mean: np.ndarray, std: np.ndarray, out: np.nda
                     red[i] = (np.float32(levels[3 * i]) - mean_red) / std_red
                     green[i] = (np.float32(levels[3 * i + 1]) - mean_green) / std_green
                     blue[i] = (np.float32(levels[3 * i + 2]) - mean_blue) / std_blue
-            for column in range(width // patch):
+            across = width // patch
+            for column in range(across):
                 target = out[n, row // merge, column // merge, row % merge, column % merge].reshape(-1)
                 for line in range(3 * group * patch):
-                    into, start = np.uint64(line * patch), np.uint64(line * width + column * patch)
-                    for x in range(patch):
+                    into, start = np.uint64(line * run), np.uint64((line * across + column) * run)
+                    for x in range(run):
                         target[into + np.uint64(x)] = values[start + np.uint64(x)]
 
 
