@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from data_pipelines.compiled import compiled
-from data_pipelines.perturb.pixels import still
+from data_pipelines.perturb.pixels import BLOCK, still
 
 
 def mirrored(frames: np.ndarray, upside_down: bool = False) -> np.ndarray:
@@ -38,9 +38,11 @@ def _mirror(frames: np.ndarray, upside_down: bool, target: np.ndarray) -> None:
 
 def quarter_turned(frames: np.ndarray, anticlockwise: bool) -> np.ndarray:
     """Each square frame by 90 degrees."""
-    pixels, target = _quads(frames), np.empty(frames.shape, np.uint8)
+    side, target = frames.shape[1], np.empty(frames.shape, np.uint8)
+    pitch = (-(-side // 16) | 1) * 16  # never a high power of two, so that a column's pixels do not fight for one place of the cache
+    pixels = np.zeros((side, pitch), np.uint32)
     for frame, turned in zip(still(frames), target, strict=True):
-        _widen(frame, pixels)
+        _widen(frame.reshape(side, -1), pixels)
         _turn(pixels, anticlockwise, turned)
     return target
 
@@ -71,50 +73,42 @@ def tilted(frames: np.ndarray, degrees: float) -> np.ndarray:
     left = width / 2 - cos * (width / 2) - sin * (height / 2)
     top = height / 2 + sin * (width / 2) - cos * (height / 2)
     steps = [math.floor(value * 65536 + 0.5) for value in (cos, sin, left + cos * 0.5 + sin * 0.5, top - sin * 0.5 + cos * 0.5)]
-    pixels, target = _quads(frames), np.empty(frames.shape, np.uint8)
-    places = _origins(height, width, pixels.shape[1], *steps)
+    places, target = _origins(height, width, *steps), np.empty(frames.shape, np.uint8)
+    pixels = np.zeros((1, height * width + 1), np.uint32)
     for frame, tilt in zip(still(frames), target, strict=True):
-        _widen(frame, pixels)
-        _take(pixels.reshape(-1), places, tilt)
+        _widen(frame.reshape(1, -1), pixels)
+        _take(pixels[0], places, tilt.reshape(-1))
     return target
 
 
 @compiled
-def _origins(height: int, width: int, pitch: int, cos: int, sin: int, left: int, top: int) -> np.ndarray:
-    """Which of `_quads` comes where, uint32 [H, W]; one below the frame for black."""
+def _origins(height: int, width: int, cos: int, sin: int, left: int, top: int) -> np.ndarray:
+    """Which of the pixels comes where, uint32 [H * W]; H * W, one behind the last, for black."""
     places = np.empty((height, width), np.uint32)
     for y in range(height):
         for x in range(width):
             from_x, from_y = (left + x * cos + y * sin) >> 16, (top - x * sin + y * cos) >> 16
             inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
-            places[y, x] = from_y * pitch + from_x if inside else height * pitch
-    return places
+            places[y, x] = from_y * width + from_x if inside else height * width
+    return places.reshape(-1)
 
 
 @compiled
 def _take(pixels: np.ndarray, places: np.ndarray, target: np.ndarray) -> None:
-    height, width = places.shape
-    line = np.empty(width, np.uint32)
+    line = np.empty(BLOCK, np.uint32)
     four = line.view(np.uint8)
-    for y in range(height):
-        wanted, row = places[y], target[y].reshape(-1)
-        for x in range(width):
-            line[x] = pixels[wanted[x]]
-        for x in range(width):
-            row[3 * x], row[3 * x + 1], row[3 * x + 2] = four[4 * x], four[4 * x + 1], four[4 * x + 2]
-
-
-def _quads(frames: np.ndarray) -> np.ndarray:
-    """Room for a frame of four bytes a pixel, which are moved at once, and a black row below: uint32 [H + 1, pitch]. The pitch is never a
-    high power of two, so that the pixels of a column do not fight for one place of the cache."""
-    height, width = frames.shape[1:3]
-    return np.zeros((height + 1, (-(-width // 16) | 1) * 16), np.uint32)
+    for start in range(0, places.size, BLOCK):
+        wanted, row = places[start : start + BLOCK], target[3 * start : 3 * (start + BLOCK)]
+        for i in range(wanted.size):
+            line[i] = pixels[wanted[i]]
+        for i in range(wanted.size):
+            row[3 * i], row[3 * i + 1], row[3 * i + 2] = four[4 * i], four[4 * i + 1], four[4 * i + 2]
 
 
 @compiled
-def _widen(frame: np.ndarray, pixels: np.ndarray) -> None:
-    height, width = frame.shape[:2]
-    for y in range(height):
-        row, quad = frame[y].reshape(-1), pixels[y].view(np.uint8)
-        for x in range(width):  # all four are written, as that is what vector instructions can do
+def _widen(rows: np.ndarray, pixels: np.ndarray) -> None:
+    """Rows of RGB bytes as rows of four bytes a pixel, which are moved at once."""
+    for y in range(len(rows)):
+        row, quad = rows[y], pixels[y].view(np.uint8)
+        for x in range(row.size // 3):  # all four are written, as that is what vector instructions can do
             quad[4 * x], quad[4 * x + 1], quad[4 * x + 2], quad[4 * x + 3] = row[3 * x], row[3 * x + 1], row[3 * x + 2], 0
