@@ -1,7 +1,7 @@
 """How long each perturbation takes, against a loop over the frames with Pillow: prints a table, and writes JSON with --out.
 
 COMMAND  OMP_NUM_THREADS=1 python scripts/bench_perturb.py --out docs/results/perturb.json
-EXPECT   5 x and more on a clip for most; 4 x for half turns and quarter turns
+EXPECT   5 x and more on a clip; 4 x for quarter turns
 
 Both sides take and give uint8 arrays, so that Pillow's side converts: that is what a pipeline with arrays on both ends pays. The time
 of its operation alone, on pictures that exist already, is given as well. The sides take turns, one process, one thread.
