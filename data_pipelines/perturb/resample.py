@@ -1,4 +1,7 @@
-"""Lanczos resampling of bytes, bit for bit as Pillow does it."""
+"""Lanczos resampling of bytes with Pillow's arithmetic, across and then down.
+
+Bit for bit Pillow's where Pillow goes across first too; where it goes down first, the two differ by rounding.
+"""
 
 from functools import lru_cache
 
@@ -18,11 +21,10 @@ Place = tuple[int, int, int, int]
 
 def resampled(frames: np.ndarray, places: list[Place], target: np.ndarray, into: list[Place]) -> None:
     """Of each frame of uint8 [F, H, W, 3] the part at its place, brought to the size of the place that it takes in `target`."""
-    for frame, picture, place, goal in zip(still(frames), target, places, into, strict=True):
-        across, down = lanczos(place[3], goal[3]), lanczos(place[2], goal[2])
-        _resample(
-            frame, np.array(place), *across, *down, picture.reshape(-1), (goal[0] * picture.shape[1] + goal[1]) * 3, picture.strides[0]
-        )
+    stride = target.strides[1]
+    for frame, picture, place, (top, left, high, wide) in zip(still(frames), target, places, into, strict=True):
+        across, down = lanczos(place[3], wide), lanczos(place[2], high)
+        _resample(frame, np.array(place), *across, *down, picture.reshape(-1), top * stride + 3 * left, stride)
 
 
 @lru_cache(maxsize=512)
@@ -36,13 +38,10 @@ def lanczos(before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
     end = np.minimum((middles + LOBES * spread + 0.5).astype(np.int64), before)
     at = np.arange(int((end - first).max()))
     distance = (at + first[:, None] - middles[:, None] + 0.5) * (1 / spread)
-    weights = np.where(at < (end - first)[:, None], np.sinc(distance) * np.sinc(distance / LOBES), 0.0)
-    weights *= (distance >= -LOBES) & (distance < LOBES)
-    total = np.zeros(after)
-    for column in weights.T:
-        total += column
-    weights = weights * (1 / total)[:, None]
-    return first, np.trunc(weights * 2**BITS + np.where(weights < 0, -0.5, 0.5)).astype(np.int32)
+    inside = (at < (end - first)[:, None]) & (abs(distance) < LOBES)
+    weights = np.where(inside, np.sinc(distance) * np.sinc(distance / LOBES), 0.0)
+    weights /= weights.sum(1, keepdims=True)
+    return first, np.trunc(weights * 2**BITS + np.copysign(0.5, weights)).astype(np.int32)
 
 
 @compiled

@@ -67,3 +67,9 @@ def test_many_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_every_array_begins_at_a_multiple_of_64_bytes():
+    memory = Memory(most=10_000)
+    arrays = [memory.empty(size) for size in (1, 7, 100, 1001)]
+    assert [place(array) % 64 for array in arrays] == [0] * 4
