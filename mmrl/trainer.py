@@ -400,6 +400,8 @@ class Trainer:
         if (self.folder / "manifest.json").exists():
             self.manifest["created"] = json.loads((self.folder / "manifest.json").read_text())["created"]
         write_json(self.folder / "manifest.json", self.manifest)
+        if self.saved is not None:
+            self._follow_checkpoint()
         self.accelerator.init_trackers("trackers")
 
     def _save(self) -> None:
@@ -412,6 +414,10 @@ class Trainer:
         self.state.metrics_size = self.metrics.sync()
         state = {**vars(self.state), "sampler": self.collector.sampler.state_dict(), "recipe": to_yaml(self.recipe)}
         ckpt.save_checkpoint(self.folder, self.state.step, self.policy, self.processor, self.optimizer, state)
+        self._follow_checkpoint()
+
+    def _follow_checkpoint(self) -> None:
+        """What the newest checkpoint entails; a run that was killed before it got here does it when it goes on."""
         if self.state.best:
             write_json(self.folder / "best.json", self.state.best)
         ckpt.prune(self.folder, self.recipe.trainer.save_total_limit, [int(self.state.best.get("step", -1))])

@@ -258,6 +258,26 @@ def test_checkpoints_best_and_last_are_kept(recipe, tmp_path, monkeypatch):
 
 
 @pytest.mark.trains
+def test_a_kill_right_after_the_last_checkpoint_leaves_nothing_undone(recipe, monkeypatch):
+    changes = ("trainer.max_steps=3", "trainer.save_steps=1", "trainer.save_total_limit=1", "trainer.eval_steps=1", "trainer.eval_tasks=4")
+    follow = Trainer._follow_checkpoint
+
+    def killed_at_the_end(self):
+        if self.state.step == 3:
+            raise KeyboardInterrupt
+        follow(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_follow_checkpoint", killed_at_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(*changes))
+    run = train(recipe(*changes), resume=True)
+    best = json.loads((run / "best.json").read_text())["step"]
+    assert {path.name for path in run.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in (best, 3)}
+    assert best == json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["best"]["step"]
+
+
+@pytest.mark.trains
 def test_killed_and_resumed_processes_end_as_the_one_left_alone(tmp_path):
     """The whole experiment of scripts/kill_test.py, with two kills."""
     out = tmp_path / "kills.json"
