@@ -15,7 +15,7 @@ from mmrl.types import Media
 class ZoomIn:
     """Cuts out the middle, smaller by a factor U(low, high), and enlarges it to full size with Lanczos's filter.
 
-    VideoSSR, arXiv:2511.06281: 1.3 to 1.5, drawn for each frame. Within 2 levels of Pillow's. Pictures and videos.
+    VideoSSR, arXiv:2511.06281: 1.3 to 1.5, drawn for each frame. The filter is `resample`'s. Pictures and videos.
     """
 
     low: float = 1.3
@@ -42,7 +42,7 @@ class ZoomOut:
     """Shrinks the frame by a factor U(low, high) and puts it in the middle of a black one.
 
     VideoSSR, arXiv:2511.06281: 1.2 to 1.4; that each frame has its own draw and the filter is Lanczos's is ours, after its ZoomIn.
-    Within 2 levels of Pillow's. Pictures and videos.
+    The filter is `resample`'s. Pictures and videos.
     """
 
     low: float = 1.2

@@ -1,6 +1,7 @@
 """Lanczos resampling of bytes with Pillow's arithmetic, across and then down.
 
-Bit for bit Pillow's where Pillow goes across first too; where it goes down first, the two differ by rounding.
+Bit for bit Pillow's where Pillow goes across first, as it does for most sizes. Where it goes down first the two differ by rounding, up to 2
+levels, and by more beside black and white, because values are clipped to bytes between the passes.
 """
 
 from functools import lru_cache

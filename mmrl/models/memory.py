@@ -10,6 +10,9 @@ from collections import deque
 
 import numpy as np
 
+LEAST = 2**20
+"""Bytes from which it pays: smaller pieces of memory the C library keeps itself."""
+
 
 class Memory:
     """Arrays whose memory comes back when the last view of them is gone. Any thread may ask, and any may let go."""
@@ -26,6 +29,8 @@ class Memory:
 
     def empty(self, size: int) -> np.ndarray:
         """float32 [size] of whatever values, at the start of an idle block that is at most twice as long, or of a new one."""
+        if 4 * size < LEAST:
+            return _aligned(size)
         for _ in range(len(self._idle)):
             try:
                 block = self._idle.popleft()

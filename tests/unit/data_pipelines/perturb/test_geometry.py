@@ -88,6 +88,17 @@ def test_resampling_is_pillows_byte_for_byte(sizes):
         assert (frame == np.asarray(Image.fromarray(expected).resize((to_wide, to_high), LANCZOS))).all()
 
 
+@pytest.mark.parametrize("sizes", [(100, 120, 4, 121), (30, 28, 18, 116), (147, 13, 146, 14), (101, 101, 13, 60)])
+def test_where_newer_pillows_go_down_first_the_two_differ_by_rounding(sizes):
+    """Far from black and white, where the bytes between the passes are clipped."""
+    high, wide, to_high, to_wide = sizes
+    frames = np.random.default_rng(sizes).integers(64, 192, (1, high, wide, 3)).astype(np.uint8)
+    after = np.zeros((1, to_high, to_wide, 3), np.uint8)
+    resampled(frames, [[0, 0, high, wide]], after, [[0, 0, to_high, to_wide]])
+    apart = np.abs(after[0].astype(int) - np.asarray(Image.fromarray(frames[0]).resize((to_wide, to_high), LANCZOS)))
+    assert apart.max() <= 2
+
+
 @pytest.mark.parametrize("degrees", [0.001, 7, -9.3, 90, 123.4, 180])
 @pytest.mark.parametrize("shape", [(31, 47), (1, 9), (64, 64)])
 def test_a_tilt_is_pillows_byte_for_byte(degrees, shape):
