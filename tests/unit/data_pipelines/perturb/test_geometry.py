@@ -36,7 +36,13 @@ def test_turns_and_flips_of_many_pixels(clip, rng):
     assert (Rotate(180)(clip, rng).frames == frames[:, ::-1, ::-1]).all()
     assert (Flip()(clip, rng).frames == frames[:, :, ::-1]).all()
     assert (Flip(horizontal=False, vertical=True)(clip, rng).frames == frames[:, ::-1]).all()
-    square = Media(frames[:, :, :60])
+
+
+@pytest.mark.parametrize(
+    "side", [1, 2, 3, 15, 16, 17, 18, 19, 33, 39, 40, 60]
+)  # of words of two pixels and strips of 16 rows: all, and some left over
+def test_quarter_turns(clip, rng, side):
+    square = Media(clip.frames[:, 60 - side :, 5 : 5 + side])
     assert (Rotate(90)(square, rng).frames == np.rot90(square.frames, 1, (1, 2))).all()
     assert (Rotate(270)(square, rng).frames == np.rot90(square.frames, 3, (1, 2))).all()
 
