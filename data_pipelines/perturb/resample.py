@@ -14,18 +14,38 @@ from data_pipelines.perturb.pixels import still
 LOBES = 3
 BITS = 22
 """Weights are whole numbers of 2**-22: with bytes their sums fit 32 bits."""
-ROWS = 32
-"""Rows that go across at once, one in each lane of a vector."""
+BAND = 256
+"""Lines that go across at once: they stay in the second-level cache."""
 Place = tuple[int, int, int, int]
 """Top, left, height and width."""
 
 
 def resampled(frames: np.ndarray, places: list[Place], target: np.ndarray, into: list[Place]) -> None:
     """Of each frame of uint8 [F, H, W, 3] the part at its place, brought to the size of the place that it takes in `target`."""
+    lines = still(frames).reshape(*frames.shape[:2], -1)
     stride = target.strides[1]
-    for frame, picture, place, (top, left, high, wide) in zip(still(frames), target, places, into, strict=True):
-        across, down = lanczos(place[3], wide), lanczos(place[2], high)
-        _resample(frame, np.array(place), *across, *down, picture.reshape(-1), top * stride + 3 * left, stride)
+    for frame, picture, (top, left, height, width), (to_top, to_left, high, wide) in zip(lines, target, places, into, strict=True):
+        part = frame[top : top + height, 3 * left : 3 * (left + width)]
+        down, start = lanczos(height, high), to_top * stride + 3 * to_left
+        _weigh(_across(part, *lanczos(width, wide)), *down, 3 * wide, picture.reshape(-1), start, stride)
+
+
+def _across(part: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Each line of uint8 [h, 3 * w] resampled, at least [h, 3 * len(first)]. Lines stand on their side for it, BAND at a time, which lets a
+    vector hold the same pixel of many. What fills up their number and length is never read."""
+    height, size = part.shape
+    columns, wide_columns = -(-size // 8), -(-3 * len(first) // 8)
+    rows = -(-min(height, BAND) // 8) | 1  # odd, so that a column's words do not fight for one place of the cache
+    lying, standing, after = (np.empty(shape, np.uint64) for shape in ((8 * rows, columns), (8 * columns, rows), (8 * wide_columns, rows)))
+    pixels = standing.view(np.uint8)[:size].reshape(-1, 24 * rows)
+    across = np.empty((height + 8 * rows, wide_columns), np.uint64)
+    for top in range(0, height, BAND):
+        band = part[top : top + BAND]
+        lying.view(np.uint8)[: len(band), :size] = band
+        _exchange(lying, standing)
+        _weigh(pixels, first, weights, 24 * rows, after.view(np.uint8).reshape(-1), 0, 24 * rows)
+        _exchange(after, across[top : top + 8 * rows])
+    return across.view(np.uint8)
 
 
 @lru_cache(maxsize=512)
@@ -46,49 +66,43 @@ def lanczos(before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @compiled
-def _resample(
-    frame: np.ndarray,
-    place: np.ndarray,
-    first_x: np.ndarray,
-    weights_x: np.ndarray,
-    first_y: np.ndarray,
-    weights_y: np.ndarray,
-    target: np.ndarray,
-    start: int,
-    stride: int,
-) -> None:
-    """Across, then down, each rounded to bytes; into the bytes of `target` from `start` on, a row every `stride` bytes."""
-    top, left, height, width = place
-    wide, taps_x, taps_y = len(first_x), weights_x.shape[1], weights_y.shape[1]
-    half = np.int32(1 << (BITS - 1))
-    across = np.zeros((height + taps_y, 3 * wide), np.uint8)  # beyond the end all weights are 0
-    lanes = np.zeros((width + taps_x) * 3 * ROWS, np.uint8)  # value by value, the rows side by side
-    sums, values = np.empty(3 * ROWS, np.int32), np.empty(3 * ROWS, np.uint8)
-    for above in range(0, height, ROWS):
-        rows = min(ROWS, height - above)
-        for r in range(rows):
-            row = frame[top + above + r]
-            for x in range(width):
-                for c in range(3):
-                    lanes[np.uint64((3 * x + c) * ROWS + r)] = row[left + x, c]
-        for x in range(wide):
-            sums[:] = half
-            for k in range(taps_x):
-                weight, pixel = weights_x[x, k], lanes[(first_x[x] + k) * 3 * ROWS :]
-                for i in range(3 * ROWS):
-                    sums[i] += weight * np.int32(pixel[i])
-            for i in range(3 * ROWS):
-                values[i] = min(max(sums[i] >> BITS, 0), 255)
-            for r in range(rows):
-                for c in range(3):
-                    across[np.uint64(above + r), np.uint64(3 * x + c)] = values[np.uint64(c * ROWS + r)]
-    sums = np.empty(3 * wide, np.int32)
-    for y in range(len(first_y)):
-        sums[:] = half
-        for k in range(taps_y):
-            row, weight = across[first_y[y] + k], weights_y[y, k]
-            for i in range(3 * wide):
-                sums[i] += weight * np.int32(row[i])
-        line = target[start + y * stride : start + y * stride + 3 * wide]
-        for i in range(3 * wide):
-            line[i] = min(max(sums[i] >> BITS, 0), 255)
+def _weigh(
+    lines: np.ndarray, first: np.ndarray, weights: np.ndarray, size: int, target: np.ndarray, start: int, stride: int
+) -> None:  # fmt: skip
+    """Sums of lines of `size` bytes, rounded; into the bytes of `target` from `start` on, one every `stride` bytes."""
+    sums = np.empty(size, np.int32)
+    for y in range(len(first)):
+        sums[:] = np.int32(1 << (BITS - 1))
+        for k in range(min(weights.shape[1], len(lines) - first[y])):  # beyond the end all weights are 0
+            line, weight = lines[first[y] + k], weights[y, k]
+            for i in range(size):
+                sums[i] += weight * np.int32(line[i])
+        after = target[start + y * stride : start + y * stride + size]
+        for i in range(size):
+            after[i] = min(max(sums[i] >> BITS, 0), 255)
+
+
+@compiled
+def _exchange(source: np.ndarray, target: np.ndarray) -> None:
+    """Rows of bytes, eight in a word, as columns: uint64 [8 * r, c] to [8 * c, r]. Eight rows at a time: of each square of eight by eight
+    bytes the halves change places first, then the quarters' halves, then single bytes."""
+    columns = source.shape[1]
+    band = np.empty((8, columns), np.uint64)
+    for row in range(len(source) // 8):
+        for r in range(8):
+            before, copy = source[8 * row + r], band[r]
+            for j in range(columns):
+                copy[j] = before[j]
+        for step in (4, 2, 1):
+            bits = np.uint64(8 * step)
+            low = np.uint64(0xFFFFFFFFFFFFFFFF) // ((np.uint64(1) << bits) + np.uint64(1))  # of each two fields of `bits` the lower
+            for r in range(8):
+                if r & step == 0:
+                    upper, lower = band[r], band[r + step]
+                    for j in range(columns):
+                        other = ((upper[j] >> bits) ^ lower[j]) & low
+                        upper[j] ^= other << bits
+                        lower[j] ^= other
+        for j in range(columns):
+            for r in range(8):
+                target[np.uint64(8 * j + r), np.uint64(row)] = band[np.uint64(r), np.uint64(j)]

@@ -84,7 +84,19 @@ def test_zooms_draw_for_each_frame_or_once(rng):
     assert (middles(ZoomIn(strength=0.0), media, rng) == (0, 0, 400, 300)).all()
 
 
-@pytest.mark.parametrize("sizes", [(60, 50, 90, 75), (90, 75, 72, 60), (7, 9, 40, 33), (150, 100, 11, 9), (1, 1, 5, 5), (64, 64, 64, 64)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (60, 50, 90, 75),
+        (90, 75, 72, 60),
+        (7, 9, 40, 33),
+        (150, 100, 11, 9),
+        (1, 1, 5, 5),
+        (64, 64, 64, 64),
+        (600, 40, 650, 31),
+        (257, 40, 259, 20),
+    ],  # two taller than a band
+)
 def test_resampling_is_pillows_byte_for_byte(sizes):
     high, wide, to_high, to_wide = sizes
     frames = np.random.default_rng(sizes).integers(0, 256, (2, high, wide, 3), np.uint8)
